@@ -55,6 +55,7 @@ ExtraKeys = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run code that a card's file names, as py:package.module:factory.")
 ]
+GroupsTable = Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
     str | None, typer.Option(help="Memory that this process may take, as 4GiB; default: 80 % of what is free.")

@@ -155,7 +155,7 @@ def _start(losses: Losses, plan: TriagePlan, groups: Ints) -> tuple[int, NDArray
     """
     count = int(groups.max(initial=-1)) + 1
     tenth = np.random.default_rng(plan.seed).permutation(count) < count // 10
-    confidence = 1 - control.FROM_START * (1 - plan.confidence)
+    confidence = control.confidence_of(control.FROM_START, plan.confidence)
     if not tenth.any() or count - int(tenth.sum()) < control.needed_for_most(plan.share, confidence):
         return 0, np.ones(count, dtype=bool)
     accepted = losses.mean_accepted(groups)[tenth].mean(axis=0)
@@ -182,7 +182,7 @@ def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, kind: s
     if plan.guarantee == "images":
         start, used = _start(losses, plan, groups)
         bad = losses.bad(plan.max_error, groups)[used].sum(axis=0)[start:]
-        confidence = 1 - control.FROM_START * (1 - plan.confidence) if start else plan.confidence
+        confidence = control.confidence_of(control.FROM_START, plan.confidence) if start else plan.confidence
         most = control.most_bad(int(used.sum()), plan.share, confidence) or 0
         stopped = int(bad[np.argmax(bad > most)])
         return nothing_for_most(plan, unit, kind, bad=stopped, most=most, count=int(used.sum()), from_others=start > 0)

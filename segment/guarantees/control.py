@@ -57,10 +57,19 @@ def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float, *, s
     sequences = [(0, 1.0)] if start == 0 else [(0, 1 - FROM_START), (start, FROM_START)]
     reached = []
     for first, part in sequences:
-        most = most_bad(len(bad), share, 1 - part * (1 - confidence))
+        most = most_bad(len(bad), share, confidence_of(part, confidence))
         level = None if most is None else _last(np.cumprod(bad_images[first:] <= most).astype(bool))
         reached += [] if level is None else [first + level]
     return max(reached, default=None)
+
+
+def confidence_of(part: float, confidence: float) -> float:
+    """What a sequence of levels is tested at that has this part of the error that the confidence allows.
+
+    >>> round(confidence_of(0.95, 0.9), 3)
+    0.905
+    """
+    return 1 - part * (1 - confidence)
 
 
 def most_bad(images: int, share: float, confidence: float) -> int | None:

@@ -32,11 +32,11 @@ class Losses:
 
     def mean_losses(self, groups: Ints) -> Floats:  # N -> G L
         """The loss of each group: the mean over its images of the share that is lost."""
-        return _summed(self.lost / self.total[:, None], groups) / np.bincount(groups)[:, None]
+        return _means(self.lost / self.total[:, None], groups)
 
     def mean_accepted(self, groups: Ints) -> Floats:  # N -> G L
         """What is accepted of each group: the mean over its images."""
-        return _summed(self.accepted, groups) / np.bincount(groups)[:, None]
+        return _means(self.accepted, groups)
 
     def bad(self, limit: float, groups: Ints) -> NDArray[np.bool_]:  # N -> G L
         """Whether more than `limit` of what a group keeps is lost; no where nothing is kept."""
@@ -47,6 +47,10 @@ class Losses:
         ids = tuple(np.array(self.ids, dtype=object)[chosen])
         parts = (self.lost[chosen], self.total[chosen], self.kept[chosen], self.accepted[chosen])
         return Losses(ids, self.thresholds, *parts)
+
+
+def _means(values: Floats, groups: Ints) -> Floats:  # N L -> G L
+    return _summed(values, groups) / np.bincount(groups)[:, None]
 
 
 def _summed(values: Floats, groups: Ints) -> Floats:  # N L -> G L

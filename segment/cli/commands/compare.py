@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import Json, here_only, refuse_unused
+from segment.cli.options import GroupsTable, Json, here_only, refuse_unused
 
 
 @app.command()
@@ -28,7 +28,7 @@ def compare(
         str | None,
         typer.Option(help="Test over groups of images: folder, sequence, or a column of --groups-table."),
     ] = None,
-    groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
+    groups_table: GroupsTable = None,
     output: Annotated[
         Path | None,
         typer.Option(

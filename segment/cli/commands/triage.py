@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import Json, refuse_unused
+from segment.cli.options import GroupsTable, Json, refuse_unused
 
 
 @app.command()
@@ -58,7 +58,7 @@ def triage(
         str | None,
         typer.Option(help="Images that belong together: folder, sequence, or a column of --groups-table."),
     ] = None,
-    groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
+    groups_table: GroupsTable = None,
     seed: Annotated[int, typer.Option(help="Seed of the division into halves.")] = 0,
     json: Json = False,
 ) -> None:

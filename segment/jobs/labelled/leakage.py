@@ -44,11 +44,12 @@ def copies(sources: Sequence[Source]) -> list[str]:
 
     The images of one file are no copies of each other. Files that cannot be read, or are read by ranges, are none.
     """
-    sizes = Counter(_size(path) for path in {source.path for source in sources})
+    size_of = {path: _size(path) for path in {source.path for source in sources}}  # a request each, on a store
+    files_of_size = Counter(size_of.values())
     copied, seen = [], set[tuple[str | Path, int | str | None, int]]()
     for source in sources:
-        size = _size(source.path)
-        alike = size is not None and sizes[size] > 1 and not by_ranges(source)
+        size = size_of[source.path]
+        alike = size is not None and files_of_size[size] > 1 and not by_ranges(source)
         image = (sha256_of(source.path) if alike else "") or source.path, source.part, source.axis
         if image in seen:
             copied.append(source.id)
