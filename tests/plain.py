@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
@@ -44,6 +46,47 @@ class Toy(nn.Module):
 def noise(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers, the same for the same seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_without_ties(run: Callable[[Tensor], object], *shape: int, seed: int = 0) -> Tensor:  # -> N C H W
+    """Noise where no pool that gives positions has a second value just below its largest.
+
+    Rounding, which is another on another processor, then moves no position, and so no value that is put back there.
+    run: the passes that an image goes through
+    """
+    images, most = [], 100
+    for seed_of_image in range(1000 * seed, 1000 * seed + most * shape[0]):
+        image = noise(1, *shape[1:], seed=seed_of_image)
+        with _NearTies() as near:
+            run(image)
+        if not near.found:
+            images.append(image)
+        if len(images) == shape[0]:
+            return torch.cat(images)
+    raise AssertionError(f"{len(images)} of {shape[0]} images without ties")
+
+
+class _NearTies(TorchFunctionMode):
+    """Whether the two largest values of a pool that gives positions lay nearer than rounding should bring them."""
+
+    found = False
+
+    def __torch_function__(
+        self,
+        called: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if called is functional.max_pool2d_with_indices:
+            x = args[0]
+            size, stride, padding = args[1], given["stride"], given["padding"]
+            padded = functional.pad(x, (padding,) * 4, value=float("-inf"))
+            largest = padded.unfold(2, size, stride).unfold(3, size, stride).flatten(-2).topk(2).values
+            apart = (largest[..., 0] - largest[..., 1]) / x.abs().amax()
+            self.found |= bool(((apart > 0) & (apart < 1e-5)).any())  # equal ones were made of equal values
+        return called(*args, **given)
 
 
 def two_images(side: int = 64) -> Tensor:  # -> 2 3 H W
