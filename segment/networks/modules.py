@@ -46,11 +46,16 @@ def parameters(module: nn.Module) -> Iterator[nn.Parameter]:
                 yield value
 
 
+def buffers(module: nn.Module) -> Iterator[Tensor]:
+    """Every buffer of all modules."""
+    for _, part in named_modules(module):
+        yield from (value for value in part._buffers.values() if value is not None)
+
+
 def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
     """Every parameter, then every buffer, of all modules."""
     yield from parameters(module)
-    for _, part in named_modules(module):
-        yield from (value for value in part._buffers.values() if value is not None)
+    yield from buffers(module)
 
 
 def version_of(tensor: Tensor) -> int | None:

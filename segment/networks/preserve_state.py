@@ -25,7 +25,7 @@ _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 
 
 class StateKeeper:
-    """A reusable context manager: a module in eval mode within each block. The modules are listed once.
+    """A reusable context manager: a module in eval mode within each block, with the parts that it has by then.
 
     Blocks of a module that writes to its buffers wait for one another, also in other threads.
 
@@ -35,7 +35,7 @@ class StateKeeper:
 
     def __init__(self, module: nn.Module, *, random: bool = True) -> None:
         self.random = random
-        self._modules = tuple(part for _, part in named_modules(module))
+        self._module = module
         tensors = parameters_and_buffers(module)
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
         self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
@@ -78,8 +78,9 @@ class StateKeeper:
             yield from self._block()
 
     def _block(self) -> Iterator[None]:
-        flags = [(part, part.training) for part in self._modules]
-        registered = [(part, dict(part._buffers)) for part in self._modules if part._buffers]
+        parts = [part for _, part in named_modules(self._module)]
+        flags = [(part, part.training) for part in parts]
+        registered = [(part, dict(part._buffers)) for part in parts if part._buffers]
         buffers = {id(value): value for _, by_name in registered for value in by_name.values() if value is not None}
         copies = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
         try:

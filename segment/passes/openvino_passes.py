@@ -20,11 +20,11 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import error_message, imported
-from segment.networks.modules import parameters_and_buffers
+from segment.networks.modules import buffers, parameters, parameters_and_buffers
 from segment.networks.trial_images import noise
 from segment.passes.float32_calls import exact_calls
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, pass_graph
-from segment.passes.unchanged import Unchanged
+from segment.passes.unchanged import SameSettings, Unchanged
 from segment.tracing.sources import IMAGE as IMAGE_SOURCE
 from segment.tracing.trace import depends_on_draw
 
@@ -56,7 +56,7 @@ class _Part:
 class CompiledNetwork:
     """A network under the draws of a bank, compiled for an image's size when the first of that size comes.
 
-    Weights that have changed since are compiled anew.
+    It is compiled anew where it has changed since: a weight, a part, a hook, or an attribute such as `eps`.
     Errors: ModelRefused where a graph cannot express the network; MissingExtra.
     """
 
@@ -64,20 +64,20 @@ class CompiledNetwork:
         self._openvino = imported("openvino", extra="openvino", what="Passes by OpenVINO")
         self._onnx = imported("onnx", extra="openvino", what="Passes by OpenVINO")
         self._network, self._bank = network, bank
-        self._first_exact = _first_exact(network)
         self._core = self._openvino.Core()
         self._read_weights()
 
     def _read_weights(self) -> None:
-        network = self._network
-        shape = next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
-        tensors = list(parameters_and_buffers(network.module))
-        weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
-        buffers = [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
-        self._weights, self._buffers = Unchanged(weights), Unchanged(buffers, versions=False)
-        self._graph = pass_graph(network, self._bank, noise(*shape))
+        network, module = self._network, self._network.module
+        self._graph = pass_graph(network, self._bank, noise(*_shape(network)))
+        self._first_exact = _first_exact(network)
         self._compiled: dict[tuple[Any, ...], list[_Part]] = {}
         self._draws = {name: [self.shared(draw) for draw in values] for name, values in self._graph.statistics.items()}
+        self._unchanged = (  # since the pass above, which may write to attributes
+            SameSettings(module),
+            Unchanged(lambda: parameters(module)),
+            Unchanged(lambda: buffers(module), versions=False),
+        )
 
     def shared(self, values: Any) -> Any:
         """An array as OpenVINO's tensor, in the same memory."""
@@ -88,7 +88,8 @@ class CompiledNetwork:
 
     def parts(self, shape: Sequence[int], precision: Precision) -> tuple[list[_Part], bool]:
         """The parts of a pass over an image of that shape (1 C H W), in order, and whether they were compiled now."""
-        if not (self._weights and self._buffers):
+        if not all(self._unchanged):
+            self._network = self._network.retraced(noise(*_shape(self._network)))
             self._read_weights()
         key = (*shape, precision, torch.get_num_threads())
         if key in self._compiled:
@@ -151,6 +152,11 @@ class CompiledNetwork:
             else:
                 given[name] = (np.dtype(output.element_type.to_dtype()), list(output.shape))
         return _Part(request, reads, drawn, tuple(name for name in gives if name not in sizes))
+
+
+def _shape(network: BatchNormNetwork) -> Sequence[int]:
+    """Of the images that the network was traced over."""
+    return next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
 
 
 def _first_exact(network: BatchNormNetwork) -> int:

@@ -1,27 +1,74 @@
-"""Whether tensors are as they were, however they were written to. Must not know what they are."""
+"""Whether a network is as it was, however it was written to. Must not know what is kept of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from segment.networks.modules import checksums, version_of
+from segment.networks.modules import checksums, named_modules, version_of
+
+PLAIN = bool | int | float | complex | str | bytes | None
+"""Types of attributes that are compared by value."""
+
+LONGEST = 1000
+"""Items of a list or dictionary that is compared: a longer one holds no settings."""
 
 
 class Unchanged:
     """Tensors with their versions, addresses and checksums: `.data` and NumPy write without a new version.
 
-    versions: False for buffers that a pass may write to, and that are given back after it
+    tensors: gives them, also those that have taken another's place since
+    versions: False for buffers that a pass may write to or replace, and that are given back after it
     """
 
-    def __init__(self, tensors: Iterable[Tensor], *, versions: bool = True) -> None:
-        self._tensors, self._versions = list(tensors), versions
+    def __init__(self, tensors: Callable[[], Iterable[Tensor]], *, versions: bool = True) -> None:
+        self._tensors, self._versions = tensors, versions
         self._before = self._now()
 
     def _now(self) -> tuple[list[tuple[int | None, int]], list[float]]:
-        marks = [(version_of(tensor) if self._versions else 0, tensor.data_ptr()) for tensor in self._tensors]
-        return marks, checksums(self._tensors)
+        tensors = list(self._tensors())
+        marks = [(version_of(tensor), tensor.data_ptr()) for tensor in tensors] if self._versions else []
+        return marks, checksums(tensors)
 
     def __bool__(self) -> bool:
         return self._now() == self._before
+
+
+class SameSettings:
+    """What a network's code reads beside its tensors: its parts, their hooks, and attributes with plain values.
+
+    Whether it is in train mode does not count: passes are in eval mode. What other objects hold is not seen.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._before = list(_settings(module))
+
+    def __bool__(self) -> bool:
+        now = list(_settings(self._module))
+        return len(now) == len(self._before) and all(map(_same, now, self._before))
+
+
+def _settings(module: nn.Module) -> Iterator[Any]:
+    for name, part in named_modules(module):
+        yield name
+        yield part
+        for key, value in vars(part).items():
+            if key not in ("training", "_modules") and value != {}:
+                yield key
+                yield from _of(value, 2)
+
+
+def _of(value: Any, depth: int) -> Iterator[Any]:
+    """The plain values and functions in an attribute, those in lists and dictionaries among them."""
+    if isinstance(value, PLAIN) or callable(value):
+        yield value
+    elif depth and isinstance(value, dict | list | tuple) and len(value) <= LONGEST:
+        for item in value.items() if isinstance(value, dict) else value:
+            yield from _of(item, depth - (not isinstance(value, tuple)))
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, PLAIN) and one == other)

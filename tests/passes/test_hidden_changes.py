@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import MethodType
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from torch.nn import functional
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
 from segment.errors import ModelRefused
+from segment.passes.openvino_passes import CompiledNetwork
 from segment.passes.passes import Passes, PassPlan
 
 FAST = PassPlan(channels_last=True, fuse=True)
+WAYS = ("plain", "shared", "fused", "openvino")
 FOLDED = PassPlan(fold=2)
 
 
@@ -182,3 +186,87 @@ def test_a_bn_whose_statistics_another_call_reads_is_refused_not_called_unreache
     assert [(layer.name, layer.status) for layer in network.layers] == [("bn1", "stochastic"), ("bn2", "refused")]
     with pytest.raises(ModelRefused, match="bn2"):
         network.select("all")
+
+
+class Changed(nn.Module):
+    """Everything here can be exchanged while its passes are in use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv2, self.bn2, self.leaky = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.1)
+        self.head, self.scale = nn.Conv2d(8, 4, 1), {"by": [1.0]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn1(self.conv1(x)))
+        return self.head(self.leaky(self.bn2(self.conv2(x)))) * self.scale["by"][0]
+
+
+def _eps(module: Changed) -> None:
+    module.bn1.eps = 0.1
+
+
+def _slope(module: Changed) -> None:
+    module.leaky.negative_slope = 0.5
+
+
+def _nested(module: Changed) -> None:
+    module.scale["by"][0] = 3.0
+
+
+def _part(module: Changed) -> None:
+    module.act = nn.Sequential(nn.GELU(), nn.Dropout(0.5))  # type: ignore[assignment]  # in train mode, as it comes
+
+
+def _hook(module: Changed) -> None:
+    module.bn2.register_forward_hook(lambda _part, _given, output: output * 2)
+
+
+def _parameter(module: Changed) -> None:
+    module.conv1.weight = nn.Parameter(module.conv1.weight.detach() * 2)
+
+
+def _buffer(module: Changed) -> None:
+    assert module.bn2.running_var is not None
+    module.bn2.running_var = module.bn2.running_var * 4
+
+
+def _method(module: Changed) -> None:
+    def twice(module: Changed, x: Tensor) -> Tensor:
+        return Changed.forward(module, x) * 2
+
+    module.forward = MethodType(twice, module)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [_eps, _slope, _nested, _part, _hook, _parameter, _buffer, _method])
+@pytest.mark.parametrize("plan", [PassPlan(share=False), PassPlan(), FAST, replace(FAST, engine="openvino")], ids=WAYS)
+def test_passes_follow_a_network_that_is_changed_between_two_images(
+    change: Callable[[Changed], None], plan: PassPlan
+) -> None:
+    module = calibrated(seeded(Changed))
+    network = surveyed(module).select("bn1")
+    bank = random_bank(network)
+    passes = Passes(network, bank, plan)
+    image = noise(1, 3, 32, 32)
+    before = torch.stack(list(passes(image)))
+    way = passes.way
+    change(module)
+    after = torch.stack(list(passes(image)))
+    expected = plain_loop(module.eval(), bank, image)
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-5)
+    assert (before - after).abs().max() > 0.01
+    assert passes.way == way
+    torch.testing.assert_close(torch.stack(list(passes(image))), after, rtol=0, atol=0)
+
+
+def test_graphs_are_kept_for_a_network_that_writes_its_own_attributes() -> None:
+    class Counts(Toy):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    network = surveyed(calibrated(seeded(Counts)))
+    compiled = CompiledNetwork(network, random_bank(network))
+    assert [compiled.parts((1, 3, 32, 32), "fp32")[1] for _ in range(3)] == [True, False, False]

@@ -77,7 +77,7 @@ class FusedConvolutions:
         self._variants: dict[tuple[Any, ...], _Variant] = {}
         read = {*self.fusions, *(index for fusion in self.fusions.values() for index in fusion.absorbed_calls)}
         own = {id(tensor): tensor for index in read for tensor in network.calls[index].registered if tensor is not None}
-        self._unchanged = Unchanged(own.values())
+        self._unchanged = Unchanged(own.values)
 
     @property
     def stale(self) -> bool:
