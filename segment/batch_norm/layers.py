@@ -7,8 +7,9 @@ Must not know how statistics are recorded or replayed.
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -142,14 +143,14 @@ class BatchNormNetwork:
         globs_asked = [part.strip() for part in globs.split(",")] if isinstance(globs, str) else list(globs)
         everything = globs_asked == ["all"]
         names = [layer.name for layer in self.layers]
-        for glob in globs_asked if not everything else ():
-            if not fnmatch.filter(names, glob):
+        for pattern in globs_asked if not everything else ():
+            if not fnmatch.filter(names, pattern):
                 raise WrongUse(
-                    f"No BN layer matches {glob!r}.{near(glob, names)} `segment inspect` lists all {len(names)}."
+                    f"No BN layer matches {pattern!r}.{near(pattern, names)} `segment inspect` lists all {len(names)}."
                 )
         chosen = []
         for layer in self.layers:
-            asked = everything or any(fnmatch.fnmatchcase(layer.name, glob) for glob in globs_asked)
+            asked = everything or any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in globs_asked)
             if layer.status == "refused" and asked:
                 raise ModelRefused(f"BN layer {layer.name!r} ({layer.kind}) cannot be drawn: {layer.reason}")
             if layer.status == "stochastic" and not asked:
@@ -161,6 +162,10 @@ class BatchNormNetwork:
                 layer = replace(layer, status="fixed", reason="not among the layers asked for")
             chosen.append(layer)
         return _drawable(replace(self, layers=tuple(chosen)))
+
+    def select_names(self, names: Iterable[str]) -> BatchNormNetwork:
+        """The same for layers by their names, which may hold what a glob reads otherwise. Errors: as `select`."""
+        return self.select([glob.escape(name) for name in names])
 
 
 def survey(

@@ -93,9 +93,9 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     if x.device.type != "cpu":
         var, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
         return mean, var
-    if x.ndim != 4 or x.numel() <= PIECE * x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
+    if x.numel() <= PIECE * x.shape[1] or (x.ndim > 2 and x.is_contiguous()):
         return _of_piece(x)
-    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, a view
+    values = x.movedim(1, -1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, channels innermost
     pieces = torch.split(values, PIECE, dim=2)
     statistics = [_of_piece(piece) for piece in pieces]
     means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C

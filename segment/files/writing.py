@@ -5,6 +5,7 @@ Must not know a network or how a map came about. Every file is written beside it
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -82,11 +83,8 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def fresh_path(path: Path) -> Iterator[Path]:
-    """The same for libraries that open files themselves: a place beside it, of its suffix, renamed when all went well.
-
-    The file is gone where it was taken away within the block.
-    """
-    part = path.with_name(f".{path.stem[:200]}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    """The same for libraries that open files themselves: a place beside it, of its suffix, renamed at the end."""
+    part = path.with_name(_part_name(path.stem, path.suffix))
     try:
         if is_url(path):
             with outgoing(path) as place:
@@ -94,10 +92,11 @@ def fresh_path(path: Path) -> Iterator[Path]:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        if part.exists():
-            _sync(part)
-            part.replace(path)
-            sync_folder(path.parent)
+        if not part.exists():
+            raise OSError(errno.ENOENT, "another process took the file away while it was written")
+        _sync(part)
+        part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -109,25 +108,35 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name when the block ends well; one that was there before is replaced."""
     if is_url(path):
         raise WrongUse(f"{url_of(path)} would be a folder written as one: choose a folder here.")
-    part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
+    part, old = path.with_name(_part_name(path.name)), path.with_name(_part_name(f"{path.name}.old"))
     try:
         part.mkdir(parents=True)
         yield part
         for file in part.rglob("*"):
             if file.is_file():
                 _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            path.replace(old)
         part.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for folder in (old, part):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _part_name(name: str, suffix: str = "") -> str:
+    """Of a file that is not whole yet; names are limited to 255 bytes."""
+    short = name.encode()[:200].decode(errors="ignore")
+    return f".{short}.{os.getpid()}-{threading.get_ident()}.part{suffix}"
 
 
 def check_writable(path: Path) -> None:
     """Refuse now what could not be written at the end of a long job: the folder of `path` is made and tried."""
-    probe = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    probe = path.with_name(_part_name(path.name))
     if is_url(path):
         with fresh(probe):
             pass

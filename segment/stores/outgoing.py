@@ -12,14 +12,13 @@ from segment.stores.scratch import remove_scratch, scratch_folder
 
 @contextmanager
 def outgoing(path: Path) -> Iterator[Path]:
-    """A place here for what goes to a URL when the block ends well; nothing goes where the place is empty.
+    """A place here for what goes to a URL when the block ends well.
 
     Errors: OSError, and those of a store.
     """
     folder = scratch_folder()
     try:
         yield folder / path.name
-        if (folder / path.name).exists():
-            put([(folder / path.name, path)])
+        put([(folder / path.name, path)])
     finally:
         remove_scratch(folder)

@@ -110,10 +110,10 @@ def save_bank(bank: Bank, path: str | Path) -> None:
     except (ValidationError, ValueError, TypeError) as error:
         raise WrongUse(f"The provenance of this bank cannot be written: {_reason(error)}.") from None
     probe = bank.probe
-    tensors: dict[str, Tensor] = {"weights": bank.weights.float().contiguous()}
+    tensors: dict[str, Tensor] = {"weights": _written(bank.weights)}
     for name in bank.layers:
-        tensors[f"{name}.mean"] = bank.mean[name].float().contiguous()
-        tensors[f"{name}.var"] = bank.var[name].float().contiguous()
+        tensors[f"{name}.mean"] = _written(bank.mean[name])
+        tensors[f"{name}.var"] = _written(bank.var[name])
     tensors |= {PLACES: probe.places, TRAINED: probe.trained}
     if probe.drawn is not None:
         tensors[DRAWN] = probe.drawn
@@ -126,6 +126,11 @@ def save_bank(bank: Bank, path: str | Path) -> None:
         "provenance": provenance,
     }
     write_bytes(path, _in_one_order(save(tensors, metadata)))
+
+
+def _written(values: Tensor) -> Tensor:
+    """In memory of its own: safetensors refuses two names for one tensor."""
+    return values.float().contiguous().clone()
 
 
 def _in_one_order(data: bytes) -> bytes:

@@ -97,7 +97,7 @@ def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: floa
     real = np.issubdtype(bands.kind, np.floating)
     with (
         fresh_path(path) as place,
-        fresh_path(path.with_suffix(".tiled.tif")) as tiled,
+        _removed_after(place.with_suffix(".tiled.tif")) as tiled,
         quiet_gdal(),
         _refusing(path),
     ):
@@ -120,7 +120,14 @@ def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: floa
             overview_resampling="average" if real else "nearest",
             bigtiff="IF_SAFER",
         )
-        tiled.unlink()
+
+
+@contextmanager
+def _removed_after(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

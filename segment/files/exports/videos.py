@@ -5,6 +5,7 @@ Must not know how a frame was estimated: its pictures are read from their files.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -38,13 +39,15 @@ def rate_of(parts: Sequence[PlacedImage]) -> float:
 def write_videos(folder: Path, parts: Sequence[PlacedImage], names: Sequence[str]) -> list[Path]:
     """<name>.mp4 of each kind of picture (overlay, variance, ...), MPEG-4; an odd side repeats its last pixels.
 
-    Errors: WrongUse where the pictures differ in size, or OpenCV writes no MPEG-4.
+    Errors: WrongUse where the pictures differ in size, OpenCV writes no MPEG-4, or the disk is full.
     """
     written = []
     for name in names:
         path = folder / f"{name}.mp4"
         with fresh_path(path) as place:
             _write(place, [part.folder / f"{name}.png" for part in parts], rate_of(parts))
+            if cv2.VideoCapture(str(place)).get(cv2.CAP_PROP_FRAME_COUNT) != len(parts):  # OpenCV raises nothing
+                raise OSError(errno.ENOSPC, "the video holds fewer frames than were written to it")
         written.append(path)
     return written
 

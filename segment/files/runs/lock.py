@@ -22,7 +22,7 @@ from segment.files.writing import unwritable
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-PARTS = re.compile(r"\..*\.\d+(-\d+)?\.part(\.\w+)?")
+PARTS = re.compile(r"\..*\.\d+(-\d+)?\.part(\.\w+)*")
 """What `segment.files.writing` writes before it has its name: hidden, with the number of the process."""
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -162,9 +163,11 @@ class Lines(Mapping[str, dict[str, Any]]):
             return
         texts = [encoded(line) for line in lines]
         before = {line["id"]: self._places.get(line["id"]) for line in lines}
+        end: int | None = None
         try:
             with self._manifest.open("ab", buffering=1 + sum(map(len, texts))) as stream:
-                ends = list(accumulate(map(len, texts), initial=stream.tell()))
+                end = stream.tell()
+                ends = list(accumulate(map(len, texts), initial=end))
                 stream.write(b"".join(texts))  # into memory: whoever sees a line in the file finds it counted
                 self._places.update(zip(before, pairwise(ends), strict=True))
                 stream.flush()
@@ -175,6 +178,9 @@ class Lines(Mapping[str, dict[str, Any]]):
                     self._places.pop(id, None)
                 else:
                     self._places[id] = place
+            if end is not None:  # the next line would go on behind half of this one
+                with suppress(OSError):
+                    os.truncate(self._manifest, end)
             raise unwritable(self._manifest, error) from error
 
 

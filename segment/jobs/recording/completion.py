@@ -44,7 +44,7 @@ def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine
 
 
 def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
-    drawn = bn_network_of(network).select(bank.layers)
+    drawn = bn_network_of(network).select_names(bank.layers)
     audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head, engine=engine)
     kept = {**bank.provenance.get("audit", {}), audit_key(network.device, engine): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
@@ -52,7 +52,7 @@ def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> B
 
 def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
     """The bank with the colour scales of its spread measures, from some statistics images, evenly chosen."""
-    drawn = bn_network_of(network).select(bank.layers)
+    drawn = bn_network_of(network).select_names(bank.layers)
     try:
         images = [pool.prepared(index, index)[None] for index in range(0, len(pool), -(-len(pool) // IMAGES))]
         scales = colour_scales(drawn, bank, images, network.card.head)

@@ -121,4 +121,4 @@ def _start_in_process(
     made: Callable[[BatchNormNetwork], Recorder], network: Network, layers: Sequence[str], process: ProcessSettings
 ) -> Recorder:
     process.apply()
-    return made(bn_network_of(network).select(layers))
+    return made(bn_network_of(network).select_names(layers))

@@ -157,9 +157,9 @@ def chosen_layers(network: BatchNormNetwork, layers: str) -> BatchNormNetwork:
         return network
     if layers in ("encoder", "decoder"):
         named = [name for name in names if name.startswith(f"{layers}.")]
-        return network.select(named or _half(network, layers))
+        return network.select_names(named or _half(network, layers))
     if layers in ("first", "last"):
-        return network.select([names[0 if layers == "first" else -1]])
+        return network.select_names([names[0 if layers == "first" else -1]])
     return network.select(layers.split("+"))
 
 
