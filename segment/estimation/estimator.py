@@ -187,7 +187,7 @@ class Estimator:
 
     def _in_tiles(self, image: Tensor | Normalised, side: int, identity: str) -> dict[str, Estimate[Any]]:
         cut = self.tiler.cut(side, self.plan.mode)
-        self.tiler.warn_of_sides(image.shape[-2], image.shape[-1])
+        self.tiler.warn_of_sides(image.shape[-2], image.shape[-1], cut)
         everything = TileGroup.whole(cut, (image.shape[-2], image.shape[-1]))
         for draws in self.rounds():
             tiles = self._of_group(image, cut, everything, draws, identity)

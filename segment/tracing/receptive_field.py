@@ -85,6 +85,34 @@ def measure_tiling(
     return TileGeometry(math.lcm(card_stride, USUAL), None, card_stride, reason)
 
 
+def sides_change_outputs(
+    forward: Callable[[Tensor], Tensor],
+    module: nn.Module,
+    *,
+    channels: int,
+    geometry: TileGeometry,
+    side: int,
+    length: int,
+) -> bool:
+    """Whether a part as long as a tile has other outputs than within a strip as long as the image.
+
+    So has a network that takes another way for long images. The strip has no more pixels than a tile, so a longer image
+    is not passed in full; where no strip is accepted, nothing is known.
+
+    side: of the tiles; length: of the image's longer side
+    """
+    assert geometry.halo is not None
+    for width in STRIPS:
+        strips = _Strips(forward, module, channels, width)
+        with torch.no_grad(), preserve_state(module):
+            try:
+                longest = min(length, side * side // width) // geometry.align * geometry.align
+                return any(strips.differs(geometry, side, longest, upright=upright) for upright in (False, True))
+            except Exception as error:  # as in `measure_tiling`
+                log.debug("No strip of %d pixels: %s", width, error)
+    return False
+
+
 def _measured(strips: _Strips, card_stride: int) -> TileGeometry | None:
     align = _align(strips, card_stride)
     distances = [None if align is None else strips.distance(align, upright=upright) for upright in (False, True)]
@@ -158,6 +186,17 @@ class _Strips:
         from_cut = torch.arange(middle).minimum(torch.arange(middle).flip(0))
         distance = int(from_cut[far].max()) + 1 if bool(far.any()) else 0
         return distance if distance + MARGIN <= LONGEST else None
+
+    def differs(self, geometry: TileGeometry, side: int, length: int, *, upright: bool) -> bool:
+        """Whether the inner part of `side` pixels has other outputs alone than in a strip of `length` pixels."""
+        halo, axis = geometry.halo or 0, 2 if upright else 3
+        kept, start = side - 2 * halo, (length - side) // 2 // geometry.align * geometry.align
+        if kept <= 0 or start <= 0:
+            return False
+        strip = self._noise(length, geometry.align, upright=upright)
+        whole = self._forward(strip.clone()).narrow(axis, start + halo, kept)
+        part = self._forward(strip.narrow(axis, start, side).contiguous()).narrow(axis, halo, kept)
+        return bool(_differs(whole, part, axis, ROUNDING).any())
 
     def repeats(self, period: int) -> bool:
         """Whether outputs move with the image when it moves by `period`: so with every stride that divides it."""

@@ -18,6 +18,7 @@ from plain import calibrated, noise, random_bank, seeded
 from processes import peak_of, photographs
 from small_networks import Pooling, Strided, network_of
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
@@ -368,3 +369,25 @@ def test_the_peak_of_predict_stays_under_its_budget(tmp_path: Path) -> None:
     assert code == 4
     assert "Even the smallest plan needs" in output
     assert peak <= 780 * 2**20
+
+
+class HalvesLongImages(Strided):
+    """Computes images of more than 300 columns at half their size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] <= 300:
+            return super().forward(x)
+        return functional.interpolate(super().forward(functional.avg_pool2d(x, 2)), x.shape[-2:])
+
+
+def test_a_network_that_takes_another_way_for_long_images_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    network = load_network(calibrated(seeded(lambda: HalvesLongImages(2)), (192, 192)))
+    estimator = in_tiles(network, tile=224)
+    estimator(noise(1, 3, 256, 288, seed=3))
+    assert "takes another way by the size" not in caplog.text
+    estimator(noise(1, 3, 256, 416, seed=3))
+    assert "something else for tiles of 224 pixels than for images of 416" in caplog.text
+    usual = in_tiles(default_card(2), tile=224)
+    caplog.clear()
+    usual(noise(1, 3, 256, 448, seed=3))
+    assert "takes another way" not in caplog.text

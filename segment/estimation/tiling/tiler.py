@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, warn_once
 from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, in_words
 from segment.estimation.tiling.tiles import Cut
 from segment.images.prepare import padding
 from segment.networks.load import Network
-from segment.tracing.receptive_field import TileGeometry, measure_tiling
+from segment.tracing.receptive_field import TileGeometry, measure_tiling, sides_change_outputs
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Tiler:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._warned = False
+        self._longest: dict[int, int] = {}
 
     @cached_property
     def geometry(self) -> TileGeometry:
@@ -208,8 +209,9 @@ class Tiler:
             side += self.geometry.align
         return needs.in_tiles(side)
 
-    def warn_of_sides(self, height: int, width: int) -> None:
+    def warn_of_sides(self, height: int, width: int, cut: Cut) -> None:
         """Once, where an image's maps in tiles differ from those of the whole image."""
+        self._warn_of_another_way(max(height, width), cut)
         stride = self.geometry.stride
         bottom, right = padding(height, width, self.network.card.input.stride)
         if ((height + bottom) % stride or (width + right) % stride) and not self._warned:
@@ -222,6 +224,24 @@ class Tiler:
                 height,
                 width,
                 stride,
+            )
+
+    def _warn_of_another_way(self, length: int, cut: Cut) -> None:
+        """Where it takes one for images of that length; looked at again where a longer one comes."""
+        if cut.blended or self.geometry.halo is None or length <= self._longest.get(cut.side, cut.side):
+            return
+        self._longest[cut.side] = length
+        network = self.network
+        if sides_change_outputs(
+            network, network.module, channels=network.channels, geometry=self.geometry, side=cut.side, length=length
+        ):
+            warn_once(
+                log,
+                "%s computes something else for tiles of %d pixels than for images of %d: it takes another way by the "
+                "size. Maps in tiles differ from those of the whole image.",
+                network.name,
+                cut.side,
+                length,
             )
 
 

@@ -72,7 +72,8 @@ def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> I
         side = predictor.estimator.side_for(*size, in_memory=False)
         loop.keep_plan()
         if side is not None:
-            predictor.estimator.tiler.warn_of_sides(*size)
+            tiler = predictor.estimator.tiler
+            tiler.warn_of_sides(*size, tiler.cut(side, predictor.estimator.plan.mode))
             yield _raster(loop, source, size, side, workers)
 
 
