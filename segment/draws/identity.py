@@ -20,7 +20,7 @@ from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs, probe_of
 from segment.draws.recording import layers_in_order
 from segment.draws.reference import warn_of_equal_draws
-from segment.errors import BankRefused, one_line
+from segment.errors import BankRefused, ModelRefused, one_line
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,23 @@ def _json(value: Any) -> Any:
 
 
 def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
-    """The bank with its network's name, fingerprint, preprocessing and probe."""
+    """The bank with its network's name, fingerprint, preprocessing and probe.
+
+    Errors: ModelRefused where the network gives other outputs for the same images a second time.
+    """
     identity = {
         "network": network.name,
         "fingerprint": network.fingerprint,
         "preprocessing": preprocessing_of(network),
     }
-    return replace(bank, provenance={**bank.provenance, **identity}, probe=probe_of(network, drawn, next(iter(bank))))
+    probe = probe_of(network, drawn, next(iter(bank)))
+    if not computes_the_same(network, probe):
+        raise ModelRefused(
+            f"{network.name} gives other outputs for the same images a second time, so no bank could be told to be its "
+            "own: it keeps something from pass to pass, as an attribute that `forward` writes and reads. Let `forward` "
+            "begin anew with each image."
+        )
+    return replace(bank, provenance={**bank.provenance, **identity}, probe=probe)
 
 
 def network_of_bank(network: Network, bank: Bank) -> BatchNormNetwork:
@@ -64,7 +74,7 @@ def network_of_bank(network: Network, bank: Bank) -> BatchNormNetwork:
     check_provenance(network, bank)
     drawn = bn_network_of(network)
     bank.check_layers(drawn)
-    drawn = drawn.select(bank.layers)
+    drawn = drawn.select_names(bank.layers)
     warn_of_equal_draws(bank)
     if bank.probe is not None:
         _check_probe(network, drawn, bank, bank.probe)

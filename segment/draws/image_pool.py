@@ -107,7 +107,8 @@ class ImagePool:
         if errors := [message for message in messages if message]:
             more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
             raise ImageUnreadable(
-                f"{len(errors)} of {len(indices)} statistics images cannot be used. {' '.join(errors[:3])}{more} "
+                f"{len(errors)} of the {len(indices)} statistics images that were read cannot be used. "
+                f"{' '.join(errors[:3])}{more} "
                 "Repair them or remove them from the list; no bank was written."
             )
 

@@ -14,7 +14,7 @@ from segment.networks.outputs import logits_in
 class Resized(nn.Module):
     """A network that sees every image at `size`, (H, W), and whose logits come back at the image's size.
 
-    Both resizings are bilinear, the one to a smaller size with antialiasing.
+    Both resizings are bilinear; images are antialiased where they become smaller, logits never.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:

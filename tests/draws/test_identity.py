@@ -20,7 +20,7 @@ from segment.draws.bank import Bank
 from segment.draws.identity import computes_the_same, identified, network_of_bank, preprocessing_of
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs
-from segment.errors import BankRefused
+from segment.errors import BankRefused, ModelRefused
 from segment.estimation.mcbn import MCBN
 from segment.images.prepare import crop
 from segment.images.specs import InputSpec
@@ -352,3 +352,20 @@ def test_a_probe_refuses_what_it_cannot_hold() -> None:
     ):
         with pytest.raises(BankRefused, match="probe of a bank"):
             replace(probe, **changes)
+
+
+class Remembers(Toy):
+    """Mixes the features of the last image of that size into this one's."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        y, self.last = (y + self.last if self.last is not None and self.last.shape == y.shape else y), y.detach()
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+def test_a_network_that_keeps_something_from_pass_to_pass_is_refused_when_its_bank_is_made() -> None:
+    network = network_of(calibrated(seeded(Remembers)))
+    with pytest.raises(ModelRefused, match="keeps something from pass to pass"):
+        owned(network)

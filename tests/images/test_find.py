@@ -315,3 +315,9 @@ def test_an_id_that_a_list_gives_keeps_what_follows_its_dots(tmp_path: Path) -> 
     (tmp_path / "l.csv").write_text("image,id\na.png,patient.1\nb.png,patient.2\nimg.v1.png,img.v1\n")
     assert [source.id for source in find_images(tmp_path / "l.csv")] == ["patient.1", "patient.2", "img.v1"]
     assert [source.id for source in find_images(tmp_path)] == ["a", "b", "img.v1"]
+
+
+def test_pictures_that_are_not_taken_from_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(tmp_path, "a.png", "b.ppm", "c.TGA", "d.ppm", "notes.txt")
+    assert [source.id for source in find_images(tmp_path)] == ["a"]
+    assert "left out, because their kind is not taken: 2 .ppm, 1 .tga" in caplog.text

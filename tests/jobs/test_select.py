@@ -468,3 +468,10 @@ def test_a_measure_that_is_equal_in_all_images_ranks_none(runs: Path, bank: Bank
         select(tmp_path / "r")
     with pytest.raises(WrongUse, match=r"the mean variance is 0 in every window: it ranks none"):
         select_regions(tmp_path / "r", 3)
+
+
+def test_a_selection_has_a_name_that_other_commands_read_as_a_list(runs: Path, tmp_path: Path) -> None:
+    ended = invoked("select", runs / "maps", "--top", 2, "-o", tmp_path / "chosen")
+    assert isinstance(ended.exception, WrongUse), ended.output
+    assert "'chosen' is not: add the suffix .csv" in str(ended.exception)
+    assert not list(tmp_path.iterdir())

@@ -25,6 +25,12 @@ pydicom; video: OpenCV."""
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in KINDS.values() for suffix in suffixes)
 """Suffixes, in lower case, of the files taken from a folder or a glob."""
 
+NOT_TAKEN = frozenset(
+    {".avif", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jpe", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd"}
+    | {".dng", ".tga"}
+)
+"""Suffixes of pictures that are not taken from a folder: a warning names those that are left out."""
+
 SEVERAL: frozenset[str] = frozenset({".gif", ".webp", ".png"}) | frozenset(
     suffix for kind in ("tiff", "array", "volume", "dicom", "video") for suffix in KINDS[kind]
 )

@@ -56,4 +56,10 @@ def _ids_of_map(path: Path, part: int | str | None, axis: int, scheme: LabelSche
         raise ImageUnreadable(
             f"{str(path)!r} is no label map: it holds {raster.raw.shape[2]} bands of {raster.raw.dtype}."
         )
+    bands = raster.raw.shape[2]
+    if bands > 4:
+        raise ImageUnreadable(
+            f"{str(path)!r} is no label map: it holds {bands} bands, where a map has one of ids, or three of colours. "
+            "Write the ids alone; of a band for each class, the index of the largest."
+        )
     return scheme.of_colours(channels_in(raster, "RGB", str(path)), str(path))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from segment.errors import first_of, warn_once
 from segment.images.formats.dicom import has_dicom_mark, is_dicom
-from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
+from segment.images.formats.kinds import IMAGE_SUFFIXES, NOT_TAKEN, suffix_of
+from segment.stores.urls import url_of
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +23,30 @@ LEFT_OUT = (
     "those images away, or name all by a glob."
 )
 
+NOT_READ = "%r holds pictures that are left out, because their kind is not taken: %s. Convert them, as to PNG."
+
 
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by their POSIX path.
 
-    DICOM files without a suffix are taken where no image of another kind lies in the same folder. A warning counts
-    those that are left out.
+    DICOM files without a suffix are taken where no image of another kind lies in the same folder. Warnings count those
+    that are left out, and pictures of other kinds.
     """
     images: list[Path] = []
     left_out: dict[str, int] = {}
+    others: Counter[str] = Counter()
     for where, files in _by_folder(folder).items():
         named = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES]
         bare = [path for path in files if has_dicom_mark(path)]
         images += named
+        others.update(suffix for path in files if (suffix := suffix_of(path)) in NOT_TAKEN)
         if all(map(is_dicom, named)):
             images += bare
         elif bare:
             left_out[str(where)] = len(bare)
+    if others and images:  # where there are none, an error names what is there
+        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        warn_once(log, NOT_READ, url_of(folder), found)
     if left_out:
         warn_once(log, LEFT_OUT, sum(left_out.values()), first_of(map(repr, left_out)))
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())

@@ -22,13 +22,17 @@ def beside_selection(path: Path) -> Path:
 
 
 def refuse_other_file(path: Path) -> None:
-    """Refuse to write a selection over a file that is none. Errors: WrongUse."""
+    """Refuse to write a selection over a file that is none, or under another suffix. Errors: WrongUse."""
     for file in (path, beside_selection(path)):
         if is_there(file) and not _is_selection(file):
             raise WrongUse(
                 f"{url_of(file)!r} is there already and is no selection of images. Give another name by -o, or remove "
                 "the file."
             )
+    if path.suffix.lower() != ".csv":
+        raise WrongUse(
+            f"A selection is written as a list of images, in CSV; {path.name!r} is not: add the suffix .csv."
+        )
 
 
 def write_selection(selection: Selection, path: Path) -> Path:
