@@ -111,7 +111,9 @@ def stacked(single: Sequence[Estimate[Tensor]]) -> Estimate[Tensor]:
     first = single[0]
     mean = None if first.mean is None else torch.stack([image.probability for image in single])
     maps = {name: torch.stack([image.maps[name] for image in single]) for name in first.maps}
-    return replace(first, prediction=torch.stack([image.prediction for image in single]), mean=mean, maps=maps)
+    prediction = torch.stack([image.prediction for image in single])
+    seconds = sum(image.seconds for image in single)
+    return replace(first, prediction=prediction, mean=mean, maps=maps, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from segment.networks.modules import values_state
 from segment.networks.preserve_state import undisturbed
 from segment.passes.fused import onednn
 from segment.passes.passes import FAST, Engine, PassPlan
+from segment.passes.unchanged import SameSettings
 from segment.pictures.palettes import palette
 from segment.tracing.batch_independence import mixing_call
 from segment.uncertainty.heads import probabilities
@@ -137,12 +138,17 @@ class MCBN:
         self.drawn = network_of_bank(network, bank)
         plan = plan or FAST
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device, plan.engine)
-        spec = network.input
-        self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)
+        self.plan = replace(plan, precision=self.precision)
         self.memory = memory
+        self._start()
+
+    def _start(self) -> None:
+        """Without what is kept between calls: the network is as it is now."""
+        self.method: BankMethod = mcbn(self.drawn, self.bank, self.plan, self.network.input)
         self._estimators: dict[tuple[str, ...], Estimator] = {}
         self._apart: dict[tuple[int, ...], bool] = {}
-        self._values = values_state(network.module)
+        self._values = values_state(self.network.module)
+        self._settings = SameSettings(self.network.module)
 
     def __reduce__(self) -> tuple[Callable[..., MCBN], tuple[Any, ...]]:
         """Copied and pickled as what it was made of: a trace holds functions of torch that cannot be."""
@@ -155,9 +161,9 @@ class MCBN:
         image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which the card's preprocessing
         prepares; as `segment.images.accept` lists them, for `fit_bank` too.
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite; BankRefused where
-        the network's parameters or buffers were changed meanwhile.
+        the network was changed meanwhile, and computes something else now.
         """
-        self._refuse_changed_values()
+        self._refuse_changed_network()
         images, single = self.network.accept.batch(image)
         if self.stop is not None:
             check_single_image(len(images))
@@ -174,16 +180,16 @@ class MCBN:
                 estimator.to_redo,
             )
             estimator.to_redo = 0
+        self._settings = SameSettings(self.network.module)  # a pass may have written to attributes
         estimate = replace(estimate, view=self._view(images))
         return estimate.image(0) if single else estimate
 
-    def _refuse_changed_values(self) -> None:
-        """The caller may hold the network: other weights under the bank's draws would be neither's estimate."""
+    def _refuse_changed_network(self) -> None:
+        """The caller may hold the network: another one under the bank's draws would be neither's estimate."""
         with undisturbed(self.network.module):
-            state = values_state(self.network.module)
-            if state != self._values:
-                network_of_bank(self.network, self.bank)
-                self._values = state
+            if not self._settings or values_state(self.network.module) != self._values:
+                self.drawn = network_of_bank(self.network, self.bank)
+                self._start()
 
     def _keeps_apart(self, images: Tensor) -> bool:  # N C H W
         """Whether an image's estimate does not depend on those beside it; decided once for each size of images."""
@@ -212,7 +218,7 @@ class MCBN:
             classes=self.network.class_names,
             palette=palette(self.network.classes, card.palette),
             head=card.head,
-            images=tuple(partial(pixels_of, image, card.input) for image in images),
+            images=tuple(partial(pixels_of, image.clone(), card.input) for image in images),
             highs=scales_of(self.bank.provenance),
         )
 
@@ -233,13 +239,16 @@ class MCBN:
         Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again; WrongUse for
         several images where the network may mix them; BankRefused as a call.
         """
-        self._refuse_changed_values()
+        self._refuse_changed_network()
         images, single = self.network.accept.batch(image)
         if not self._keeps_apart(images):
             raise WrongUse("The network may mix the images of a batch: ask for the draws of one image after the other.")
-        for _, logits in self.method(images):
-            p = probabilities(logits, self.network.card.head)
-            yield p[0] if single else p
+        try:
+            for _, logits in self.method(images):
+                p = probabilities(logits, self.network.card.head)
+                yield p[0] if single else p
+        finally:
+            self._settings = SameSettings(self.network.module)
 
 
 def _made_again(kind: type[MCBN], network: Network, bank: Bank, options: Mapping[str, Any]) -> MCBN:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _step(size: float) -> float:
 def resident() -> int:
     """Bytes of this process in memory now; 0 where the system does not report it."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -73,11 +73,13 @@ def checksums(tensors: Iterable[Tensor]) -> list[float]:
 
 def _weighted_sum(tensor: Tensor) -> Tensor:
     values = tensor.detach()
-    values = (torch.view_as_real(values) if values.is_complex() else values).float()
+    values = torch.view_as_real(values) if values.is_complex() else values
+    # a buffer may be a mask that holds -inf or -1e9, beside which other values would not count
+    values = values.float() if isinstance(tensor, nn.Parameter) else values.double().nan_to_num(7.0, 5.0, -3.0)
     rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
     weights = [torch.linspace(1, 2, length, dtype=rows.dtype, device=rows.device) for length in rows.shape]
     with torch.autocast(rows.device.type, enabled=False):
-        return weights[0] @ (rows @ weights[1])
+        return (weights[0] @ (rows @ weights[1])).double()
 
 
 def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[float]]:

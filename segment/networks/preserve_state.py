@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -20,8 +20,47 @@ _SEEDED = threading.RLock()
 """Held while the process's random generators are seeded, or restored: another thread would take its numbers there."""
 
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-"""Of each module, held during a block that may write to its buffers: another thread would take those for its own."""
+_Copy = tuple[Tensor, int | None, Tensor]
+"""A buffer, its version and a copy of its values."""
+
+
+class _InUse:
+    """What the blocks of a module share, in whatever thread.
+
+    lock: held during a block that may write to the module's buffers: another thread would take those for its own
+    guard: held while `open`, how many blocks are open, and `flags`, the parts as they were before the first, change
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.guard = threading.RLock(), threading.Lock()
+        self.open = 0
+        self.flags: dict[int, tuple[nn.Module, bool]] = {}
+
+    @contextmanager
+    def eval_mode(self, module: nn.Module) -> Iterator[None]:
+        """Eval mode while any block is open. The last to end restores the flags.
+
+        Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
+        """
+        with self.guard:
+            self.open += 1
+            for _, part in named_modules(module):
+                self.flags.setdefault(id(part), (part, part.training))
+                if part.training:  # setting an attribute of a module is slow, and most are in eval mode already
+                    part.training = False
+        try:
+            yield
+        finally:
+            with self.guard:
+                self.open -= 1
+                if not self.open:
+                    for part, training in self.flags.values():
+                        if part.training != training:
+                            part.training = training
+                    self.flags = {}
+
+
+_IN_USE: weakref.WeakKeyDictionary[nn.Module, _InUse] = weakref.WeakKeyDictionary()
 
 
 class StateKeeper:
@@ -38,10 +77,11 @@ class StateKeeper:
         self._module = module
         tensors = parameters_and_buffers(module)
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
-        self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
+        self._copies: dict[int, _Copy] = {}
+        self._spare: dict[int, _Copy] = {}  # of the last block, whose memory the next one takes
         self._uncounted: set[int] | None = None
-        self._lock = undisturbed(module)
-        self._writes: bool | None = None  # until the first block has ended
+        self._in_use = _IN_USE.setdefault(module, _InUse())
+        self._writes: bool | None = None  # until the first block has ended well
 
     @contextmanager
     def random_state(self) -> Iterator[None]:
@@ -70,45 +110,36 @@ class StateKeeper:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Eval mode within a block; flags, buffers and random state are restored after it, also after an exception.
-
-        Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
-        """
-        with nullcontext() if self._writes is False else self._lock:
+        """Eval mode within a block; flags, buffers and random state are restored after it, also after an exception."""
+        with nullcontext() if self._writes is False else self._in_use.lock, self._in_use.eval_mode(self._module):
             yield from self._block()
 
     def _block(self) -> Iterator[None]:
-        parts = [part for _, part in named_modules(self._module)]
-        flags = [(part, part.training) for part in parts]
-        registered = [(part, dict(part._buffers)) for part in parts if part._buffers]
-        buffers = {id(value): value for _, by_name in registered for value in by_name.values() if value is not None}
-        copies = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
+        registered = [(part, dict(part._buffers)) for _, part in named_modules(self._module) if part._buffers]
+        copies = self._copies = self._copied(value for _, by_name in registered for value in by_name.values())
+        ended_well = False
         try:
             with self.random_state():
-                for part, training in flags:
-                    if training:  # setting an attribute of a module is slow, and most are in eval mode already
-                        part.training = False
                 yield
+            ended_well = True
         finally:
-            for part, training in flags:
-                if part.training != training:
-                    part.training = training
             for part, by_name in registered:
                 if not _same(part._buffers, by_name):  # a network may replace a buffer by another tensor
                     part._buffers.clear()
                     part._buffers.update(by_name)
-            if self._uncounted is None:
-                self._uncounted = self._written_uncounted()
+            uncounted = self._written_uncounted() if self._uncounted is None else self._uncounted
             for key, (buffer, version, value) in copies.items():
-                if version is None or buffer._version != version or key in self._uncounted:
+                if version is None or buffer._version != version or key in uncounted:
                     self._writes = True
                     _restore(buffer, value)  # a network may write to its buffers in forward
-            self._writes = bool(self._writes)
+            self._spare = copies
+            if ended_well:
+                self._uncounted, self._writes = uncounted, bool(self._writes)
 
     def _written_uncounted(self) -> set[int]:
         """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
 
-        Looked for once, after the first block: a network that writes so does it in every pass.
+        Looked for once, after the first block that ended well: a network that writes so does it in every such pass.
         """
         written = set()
         for key, (buffer, version, value) in self._copies.items():
@@ -116,13 +147,21 @@ class StateKeeper:
                 written.add(key)
         return written
 
-    def _copy(self, buffer: Tensor) -> tuple[Tensor, int | None, Tensor]:
-        """A buffer, its version and a copy of its values; the last copy where nothing has been written since."""
-        last = self._copies.get(id(buffer))
-        version = version_of(buffer)
-        if last is None or last[0] is not buffer or version is None or last[1] != version:
-            last = buffer, version, buffer.detach().clone()
-        return last
+    def _copied(self, buffers: Iterable[Tensor | None]) -> dict[int, _Copy]:
+        """Each buffer with its version and a copy of its values."""
+        copies: dict[int, _Copy] = {}
+        spare, self._spare = self._spare, {}  # another block may be open
+        with torch.inference_mode(mode=False), torch.no_grad():  # copies outlive the caller's inference mode
+            for buffer in buffers:
+                if buffer is not None and id(buffer) not in copies:
+                    last, _, value = spare.get(id(buffer), (None, None, None))
+                    if last is not buffer or value is None:
+                        value = torch.empty_like(buffer, requires_grad=False)
+                    copies[id(buffer)] = buffer, version_of(buffer), value
+            if copies:  # one call for all: a network has hundreds of small ones
+                kept, given = ([copy[part] for copy in copies.values()] for part in (2, 0))
+                torch._foreach_copy_(kept, given)
+        return copies
 
 
 def _same(buffers: Mapping[str, Tensor | None], others: Mapping[str, Tensor | None]) -> bool:
@@ -136,7 +175,7 @@ def preserve_state(module: nn.Module, *, random: bool = True) -> AbstractContext
 
 def undisturbed(module: nn.Module) -> AbstractContextManager[object]:
     """A block in which no other thread runs a pass that writes to the module's buffers, to read them."""
-    return _LOCKS.setdefault(module, threading.RLock())
+    return _IN_USE.setdefault(module, _InUse()).lock
 
 
 def random_states() -> list[Tensor]:

@@ -111,7 +111,7 @@ class Passes:
 
     def take_plain(self) -> None:
         """Make plain passes from now on."""
-        self.plan = replace(self.plan, share=False, fuse=False, engine="torch")
+        self.plan = replace(self.plan, fold=1, share=False, fuse=False, engine="torch")
 
     @property
     def way(self) -> Literal["openvino", "fused", "shared", "plain"]:
@@ -124,6 +124,9 @@ class Passes:
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         if self.plan.fold > 1 and self._can_fold(images):
+            self.unverified += 1
+            if self.unverified > self._every():
+                self._settle(self._folded_difference(images), "Draws in one pass")
             yield from self._folded(images)
             return
         if self._is_plain(images):
@@ -172,7 +175,7 @@ class Passes:
                 yield from self._plain(images, range(t, len(self.bank)))
                 return
             if t == compared:
-                self._compare(images, placed, t, output)
+                self._settle(self._difference(images, placed, t, output), f"A fast pass under draw {t}")
             yield output
 
     def _fast_passes(self, placed: Tensor, precision: Precision) -> FastPasses | OpenVinoPasses:
@@ -188,7 +191,6 @@ class Passes:
         fast, output: the passes of these images, and their output under the first draw
         None where they differ, and fast passes are not used any more.
         """
-        self._comparisons += 1
         draws = range(min(2, len(self.bank)))
         while True:
             outputs = [output, *(fast(t) for t in draws[1:])]
@@ -199,36 +201,38 @@ class Passes:
             if len(made) == len(draws):
                 difference = next(filter(None, (self._difference(images, placed, t, made[t]) for t in draws)), "")
                 if not difference:
-                    self.unverified = 0
+                    self.unverified, self._comparisons = 0, self._comparisons + 1
                     return fast, outputs
                 self.given_up.append(difference)
-            if self.plan.engine == "openvino":
-                log.warning("OpenVINO does not run this network's passes, torch does: %s.", difference)
-                self.plan, self._compiled = replace(self.plan, engine="torch"), None
-                if self._is_plain(images):
-                    return None
-                fast = self._fast_passes(placed, self.plan.precision)
-                output = fast(0)
-            elif self.plan.fuse and self._drawn.fused:
-                log.warning("This network's convolutions are not fused: %s. %s", difference, SLOWER)
-                self.plan = replace(self.plan, fuse=False)
-                fast = self._fast_passes(placed, self.plan.precision)
-                output = fast(0)
-            else:
-                log.warning("This network's draws share no work, each runs in full: %s. %s", difference, SLOWER)
-                self.take_plain()
+            else:  # raises where no pass takes the image, which says nothing about fast ones
+                self._plain_pass(self.network.placed(images, channels_last=self.plan.channels_last), draws[:1], "fp32")
+            self._give_up(difference)
+            if self._is_plain(images):
                 return None
+            fast = self._fast_passes(placed, self.plan.precision)
+            output = fast(0)
 
-    def _compare(self, images: Tensor, placed: Tensor, t: int, output: Tensor) -> None:
-        """Errors: FastPathDiffers, after which passes are plain."""
-        difference = self._difference(images, placed, t, output)
+    def _give_up(self, difference: str) -> None:
+        """Take the next slower way."""
+        if self.plan.engine == "openvino":
+            log.warning("OpenVINO does not run this network's passes, torch does: %s.", difference)
+            self.plan, self._compiled = replace(self.plan, engine="torch"), None
+        elif self.plan.fuse and self._drawn.fused:
+            log.warning("This network's convolutions are not fused: %s. %s", difference, SLOWER)
+            self.plan = replace(self.plan, fuse=False)
+        else:
+            log.warning("This network's draws share no work, each runs in full: %s. %s", difference, SLOWER)
+            self.take_plain()
+
+    def _settle(self, difference: str, what: str) -> None:
+        """After a comparison of a fast pass. Errors: FastPathDiffers, after which passes are plain."""
         if not difference:
             self.unverified = 0
             return
         self.given_up.append(difference)
         self.unverified -= 1  # this one is begun again
         self.take_plain()
-        raise FastPathDiffers(f"A fast pass under draw {t} gave {difference}; passes are plain from now on.")
+        raise FastPathDiffers(f"{what} gave {difference}; passes are plain from now on.")
 
     def _difference(self, images: Tensor, placed: Tensor, t: int, output: Tensor) -> str:
         """How a fast pass under draw t differs from a plain one in float32, in words; "" where by rounding only."""

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from segment.networks.modules import checksums, named_modules, version_of
 
-PLAIN = bool | int | float | complex | str | bytes | None
+PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Types of attributes that are compared by value."""
+
+ELSEWHERE = frozenset({"training", "_modules", "_parameters", "_buffers"})
+"""Attributes of every module that are no settings: passes are in eval mode, and the others are looked at elsewhere."""
 
 LONGEST = 1000
 """Items of a list or dictionary that is compared: a longer one holds no settings."""
@@ -39,31 +42,35 @@ class Unchanged:
 class SameSettings:
     """What a network's code reads beside its tensors: its parts, their hooks, and attributes with plain values.
 
-    Whether it is in train mode does not count: passes are in eval mode. What other objects hold is not seen.
+    What other objects hold is not seen.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._before = list(_settings(module))
+        self._before = _settings(module)
 
     def __bool__(self) -> bool:
-        now = list(_settings(self._module))
+        now = _settings(self._module)
         return len(now) == len(self._before) and all(map(_same, now, self._before))
 
 
-def _settings(module: nn.Module) -> Iterator[Any]:
+def _settings(module: nn.Module) -> list[Any]:
+    found: list[Any] = []
     for name, part in named_modules(module):
-        yield name
-        yield part
+        found += (name, part)
         for key, value in vars(part).items():
-            if key not in ("training", "_modules") and value != {}:
-                yield key
-                yield from _of(value, 2)
+            if key in ELSEWHERE or value is None or value is False:
+                continue
+            if type(value) in PLAIN or callable(value):
+                found += (key, value)
+            elif isinstance(value, dict | list | tuple) and value:  # most are the empty dictionaries of hooks
+                found += (key, *_of(value, 2))
+    return found
 
 
 def _of(value: Any, depth: int) -> Iterator[Any]:
     """The plain values and functions in an attribute, those in lists and dictionaries among them."""
-    if isinstance(value, PLAIN) or callable(value):
+    if type(value) in PLAIN or callable(value):
         yield value
     elif depth and isinstance(value, dict | list | tuple) and len(value) <= LONGEST:
         for item in value.items() if isinstance(value, dict) else value:
@@ -71,4 +78,4 @@ def _of(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and isinstance(one, PLAIN) and one == other)
+    return one is other or (type(one) is type(other) and type(one) in PLAIN and one == other)

@@ -47,6 +47,7 @@ from segment.estimation.precision import NO_BFLOAT16
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
+from segment.networks.modules import buffers, checksums
 from segment.passes.fused import onednn
 from segment.passes.passes import PassPlan
 from segment.uncertainty.measures import MEASURES
@@ -558,7 +559,7 @@ def test_every_statistics_image_that_does_not_read_is_named(tmp_path: Path) -> N
     with pytest.raises(ImageUnreadable) as refusal:
         segment.fit_bank(network_of(), folder, batch=5, draws=2)
     message = str(refusal.value)
-    assert "2 of 5 statistics images cannot be used" in message
+    assert "2 of the 5 statistics images that were read cannot be used" in message
     assert "empty.png" in message
     assert "text.png" in message
     assert "no bank was written" in message
@@ -693,3 +694,35 @@ def test_a_sparse_image_is_refused_in_a_line() -> None:
     network = network_of()
     with pytest.raises(WrongUse, match="it is sparse"):
         MCBN(network, bank_of(network))(noise(3, 32, 32).to_sparse())
+
+
+@pytest.mark.parametrize("beside", [float("-inf"), -1e9, 0.0])
+def test_a_value_of_a_buffer_is_seen_to_change_beside_any_other(beside: float) -> None:
+    module = calibrated(seeded(Shifted), (32, 32))
+    module.register_buffer("mask", torch.tensor([beside, 0.0, 0.0]))
+    before = checksums(buffers(module))
+    assert checksums(buffers(module)) == before
+    module.get_buffer("mask").data[1] = 3.0
+    assert checksums(buffers(module)) != before
+
+
+def test_settings_that_were_changed_meanwhile_are_refused() -> None:
+    network = network_of()
+    made = MCBN(network, segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2))
+    image = noise(3, 32, 32)
+    before = made(image)
+    layer = network.module.get_submodule("bn2")
+    layer.eps = 0.5
+    for call in (lambda: made(image), lambda: list(made.draws(image))):
+        with pytest.raises(BankRefused, match="eps"):
+            call()
+    layer.eps = 1e-5
+    assert torch.equal(made(image).probability, before.probability)
+
+
+def test_pictures_of_an_estimate_are_of_the_image_as_it_was() -> None:
+    network, frame = network_of(), torch.rand(3, 32, 32)
+    estimate = MCBN(network, bank_of(network))(frame)
+    before = np.asarray(estimate.overlay())
+    frame.zero_()
+    np.testing.assert_array_equal(estimate.overlay(), before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
-from segment.errors import ModelRefused
+from segment.errors import FastPathDiffers, ModelRefused
 from segment.passes.openvino_passes import CompiledNetwork
 from segment.passes.passes import Passes, PassPlan
 
@@ -270,3 +271,90 @@ def test_graphs_are_kept_for_a_network_that_writes_its_own_attributes() -> None:
     network = surveyed(calibrated(seeded(Counts)))
     compiled = CompiledNetwork(network, random_bank(network))
     assert [compiled.parts((1, 3, 32, 32), "fp32")[1] for _ in range(3)] == [True, False, False]
+
+
+class Mixes(Toy):
+    """Takes the mean over the batch from its images, once it is told to."""
+
+    mixes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y + y.mean(dim=0, keepdim=True) if self.mixes else y
+
+
+def test_draws_in_one_pass_are_compared_again() -> None:
+    module = calibrated(seeded(Mixes))
+    network = surveyed(module)
+    passes = Passes(network, random_bank(network, 4), FOLDED)
+    image = noise(1, 3, 32, 32)
+    list(passes(image))
+    module.mixes = True
+    images = (output for _ in range(100) for output in passes(image))
+    with pytest.raises(FastPathDiffers, match="Draws in one pass gave"):
+        list(images)
+    torch.testing.assert_close(
+        torch.stack(list(passes(image))), plain_loop(module, passes.bank, image), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_first_comparison_that_was_interrupted_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = surveyed(calibrated(seeded(Toy)))
+    passes = Passes(network, random_bank(network), FAST)
+    compared, compare = [], Passes._difference
+
+    def interrupted(*given: Any) -> str:
+        compared.append(given)
+        if len(compared) == 1:
+            raise KeyboardInterrupt
+        return compare(*given)
+
+    monkeypatch.setattr(Passes, "_difference", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(passes(noise(1, 3, 32, 32)))
+    list(passes(noise(1, 3, 32, 32)))
+    assert len(compared) == 3
+
+
+def test_an_image_that_no_pass_takes_leaves_fast_passes_in_use() -> None:
+    class Refuses(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.bn1(self.conv1(x)).relu()
+            if x.shape[-1] == 48:
+                raise ValueError("no such image")
+            return self.head(self.bn2(self.conv2(y)).relu())
+
+    network = surveyed(calibrated(seeded(Refuses)))
+    passes = Passes(network, random_bank(network), FAST)
+    with pytest.raises(ValueError, match="no such image"):
+        list(passes(noise(1, 3, 32, 48)))
+    list(passes(noise(1, 3, 32, 32)))
+    assert passes.way == "fused"
+
+
+class WritesUnseen(Toy):
+    """Keeps a running mean, written without a trace; refuses an odd width after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        if x.shape[-1] % 2:
+            raise ValueError("odd")
+        self.get_buffer("kept").data.add_(y.mean((0, 2, 3)))
+        return self.head(self.bn2(self.conv2(self.bn1(y).relu())).relu())
+
+
+def test_buffers_stay_as_the_caller_left_them_also_after_a_first_pass_that_failed() -> None:
+    module = calibrated(seeded(WritesUnseen))
+    kept = module.get_buffer("kept")
+    network = surveyed(module)
+    passes = Passes(network, random_bank(network), PassPlan(share=False))
+    with pytest.raises(ValueError, match="odd"):
+        list(passes(noise(1, 3, 31, 31)))
+    for value in (0.0, 5.0):
+        kept.data.fill_(value)
+        list(passes(noise(1, 3, 32, 32)))
+        assert torch.equal(kept, torch.full((8,), value))

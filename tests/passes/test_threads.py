@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
+from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surveyed
 from torch import Tensor
 
 import segment
@@ -146,3 +147,29 @@ def test_a_network_that_writes_to_its_buffers_has_the_same_numbers_in_threads_as
         assert all(threads.map(several, range(4)))
     assert torch.equal(made(images[0]).probability, expected[0])
     assert float(network.module.get_buffer("count").abs().max()) == 0
+
+
+class Waits(Toy):
+    """Lets another thread go on in the middle of a pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        time.sleep(0.01)
+        return self.head(self.bn2(self.conv2(self.dropout(y))).relu())
+
+
+def test_a_network_in_train_mode_is_in_eval_mode_until_its_last_pass_has_ended() -> None:
+    module = calibrated(seeded(Waits), (32, 32))
+    network, image = surveyed(module), noise(1, 3, 32, 32)
+    bank = random_bank(network)
+    expected = plain_loop(module, bank, image)
+    module.train()
+    flags = [part.training for part in module.modules()]
+
+    def off(_: int) -> float:
+        outputs = torch.stack(list(Passes(network, bank, PassPlan(share=False))(image)))
+        return float((outputs - expected).abs().max())
+
+    with ThreadPoolExecutor(3) as threads:
+        assert max(threads.map(off, range(9))) < 1e-4
+    assert [part.training for part in module.modules()] == flags
