@@ -254,7 +254,6 @@ def test_the_threshold_tells_exact_shares_and_marks_pixels(page: Any, made: Made
     entropy = made.run["a b"].maps["predictive_entropy"].astype(np.float64)
     wrong_known = made.labels["a b"] != VOID
     right = made.run["a b"].prediction == made.labels["a b"]
-    before = pixels(page)
     seen = set()
     for level in (20, 60, 90, 110):
         page.evaluate("l => { $('threshold').value = l; $('threshold').dispatchEvent(new Event('input')); }", level)
@@ -268,9 +267,31 @@ def test_the_threshold_tells_exact_shares_and_marks_pixels(page: Any, made: Made
         assert page.locator("#accuracy").inner_text() == shown_percent(right[wrong_known].mean())
         seen.add(pixels(page).tobytes())
     assert len(seen) > 1
-    marked = pixels(page)
-    page.uncheck("#mark")
-    assert (pixels(page) != marked).any() or (before != marked).any()
+
+
+def test_untrusted_pixels_are_outlined_and_the_uncertainty_keeps_its_colours(page: Any, made: Made) -> None:
+    look_at(page, made, "a b")
+    entropy = np.rint(made.run["a b"].maps["predictive_entropy"].astype(np.float64) * 100)
+    level = int(np.median(entropy))
+    page.evaluate("l => { $('threshold').value = l; $('threshold').dispatchEvent(new Event('input')); }", level)
+    page.evaluate("() => { $('split').value = 0; $('split').dispatchEvent(new Event('input')); }")
+    above = np.pad(entropy > level, 1, mode="edge")
+    enclosed = above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
+    outline = (entropy > level) & ~enclosed
+    assert outline.any()
+    assert (enclosed & (entropy > level)).any()
+    left, top, scale = page.evaluate("placeNow()")
+    rows, columns = (np.rint(start + (np.arange(size) + 0.5) * scale).astype(int) for start, size in zip(
+        (top, left), SIZE, strict=True
+    ))  # fmt: skip
+    for layer in ("mask", "measure"):
+        page.select_option("#layer-b", layer)
+        page.uncheck("#mark")
+        plain = pixels(page)[np.ix_(rows, columns)]
+        page.check("#mark")
+        marked = pixels(page)[np.ix_(rows, columns)]
+        expected = np.where(outline[..., None], [0, 229, 255, 255], plain) if layer == "mask" else plain
+        assert (marked == expected).all()
 
 
 def test_the_draws_turn_over_like_a_flip_book(page: Any, made: Made) -> None:

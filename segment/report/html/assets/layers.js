@@ -58,10 +58,23 @@ function painted([rows, columns], colour) {
   return canvas;
 }
 
-function paintScale(canvas, measure) {
-  const context = canvas.getContext("2d");
+// The pixels above a level that have a neighbour at or below it: what they enclose keeps its colours.
+function outlined(plane, [rows, columns], level) {
+  const above = (at) => plane[at] > level && plane[at] !== CONTENT.hidden;
+  return painted([rows, columns], (at, out) => {
+    out[3] = 0;
+    if (!above(at)) return;
+    const x = at % columns;
+    const enclosed = (!x || above(at - 1)) && (x === columns - 1 || above(at + 1)) && (at < columns || above(at - columns)) && (at + columns >= plane.length || above(at + columns));
+    if (!enclosed) [out[0], out[1], out[2], out[3]] = [...UNTRUSTED, 255];
+  });
+}
+
+// The colours of a measure, with a line at the threshold.
+function paintScale(canvas, measure, level) {
+  const context = canvas.getContext("2d"), threshold = Math.round((255 * (level + 0.5)) / (measure.high * 10 ** measure.decimals));
   const data = context.createImageData(256, 1);
-  for (let i = 0; i < 256; i++) data.data.set([SHADES[3 * i], SHADES[3 * i + 1], SHADES[3 * i + 2], 255], 4 * i);
+  for (let i = 0; i < 256; i++) data.data.set([...(Math.abs(i - threshold) < 2 ? UNTRUSTED : SHADES.subarray(3 * i, 3 * i + 3)), 255], 4 * i);
   context.putImageData(data, 0, 0);
 }
 

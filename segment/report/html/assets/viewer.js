@@ -130,7 +130,6 @@ function setThreshold() {
   slider.max = measure.top;
   if (!(measure.name in view.levels)) view.levels[measure.name] = measure.start;
   slider.value = view.levels[measure.name];
-  paintScale($("scale"), measure);
   $("scale-low").textContent = withUnit("0", measure);
   $("scale-high").textContent = withUnit((measure.bound > measure.high * 1.000001 ? "≥ " : "") + Number(measure.high.toPrecision(3)), measure);
   $("scale-name").textContent = measure.title;
@@ -140,9 +139,8 @@ function setThreshold() {
 function markUntrusted() {
   const measure = measureNow(), level = view.levels[measure.name], detail = view.detail;
   const plane = detail.planes["measure " + measure.name];
-  view.overlay = painted(detail.sizes["measure " + measure.name], (at, out) => {
-    out[0] = UNTRUSTED[0]; out[1] = UNTRUSTED[1]; out[2] = UNTRUSTED[2]; out[3] = plane[at] > level && plane[at] !== CONTENT.hidden ? 150 : 0;
-  });
+  view.overlay = outlined(plane, detail.sizes["measure " + measure.name], level);
+  paintScale($("scale"), measure, level);
   const shares = sharesAt(detail.counts[measure.name], level);
   const text = withUnit(thresholdOf(measure, level), measure);
   $("threshold-value").textContent = text;
@@ -186,7 +184,7 @@ function draw() {
   context.clearRect(0, 0, stage.width, stage.height);
   context.setTransform(scale, 0, 0, scale, left, top);
   context.imageSmoothingEnabled = scale < 2;
-  context.drawImage(layer($("layer-a").value), 0, 0);
+  drawLayer(context, $("layer-a").value);
   const swipe = $("mode").value === "swipe", edge = w * view.split;
   context.save();
   if (swipe) {
@@ -194,17 +192,8 @@ function draw() {
     context.rect(edge, 0, w - edge, h);
     context.clip();
   } else context.globalAlpha = view.split;
-  context.drawImage(layer($("layer-b").value), 0, 0);
+  drawLayer(context, $("layer-b").value);
   context.restore();
-  if (view.overlay && $("mark").checked) {
-    context.save();
-    context.imageSmoothingEnabled = false;
-    context.beginPath();
-    context.rect(0, 0, w, h);
-    context.clip();
-    context.drawImage(view.overlay, 0, 0, view.overlay.width * CONTENT.stride, view.overlay.height * CONTENT.stride);
-    context.restore();
-  }
   if (swipe && view.split > 0 && view.split < 1) {
     context.fillStyle = "#fff";
     context.fillRect(edge - 1.5 / scale, 0, 3 / scale, h);
@@ -217,6 +206,20 @@ function draw() {
     context.strokeStyle = "#fff";
     context.strokeRect(x - 1 / scale, y - 1 / scale, size + 2 / scale, size + 2 / scale);
   }
+}
+
+// A layer with the outline of untrusted pixels; on the uncertainty it would cover the colours that it is about.
+function drawLayer(context, name) {
+  const { h, w } = IMAGES[view.index];
+  context.drawImage(layer(name), 0, 0);
+  if (!view.overlay || !$("mark").checked || name === "measure") return;
+  context.save();
+  context.imageSmoothingEnabled = scaleNow() * CONTENT.stride < 1; // else lines of a pixel would have gaps
+  context.beginPath();
+  context.rect(0, 0, w, h);
+  context.clip();
+  context.drawImage(view.overlay, 0, 0, view.overlay.width * CONTENT.stride, view.overlay.height * CONTENT.stride);
+  context.restore();
 }
 
 function at(event) {
