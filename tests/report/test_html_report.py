@@ -26,6 +26,8 @@ from segment.files.triages import save_triage
 from segment.files.writing import write_png
 from segment.guarantees.triage import Decision, Reference
 from segment.jobs.report import report
+from segment.pictures.overlays import uncertainty_overlay
+from segment.pictures.palettes import no_class_colour
 from segment.report.html import build, details
 from segment.report.html.page import in_script
 from segment.report.html.streams import packed
@@ -329,6 +331,16 @@ def test_layers_modes_and_zoom_change_what_is_seen(page: Any, made: Made) -> Non
     colours = np.array(page.evaluate("CONTENT.palette"))
     assert shown["mask"][y, x, :3].tolist() == colours[mask[20, 30]].tolist()
     assert shown["label"][y, x, :3].tolist() == colours[label[20, 30]].tolist()
+    unlabelled = shown["label"][round(top + 1.5 * scale), round(left + 30.5 * scale), :3].tolist()
+    assert unlabelled == list(no_class_colour(colours.astype(np.uint8)))
+    page.select_option("#layer-a", "error")
+    page.select_option("#layer-b", "label")
+    legends = page.locator("#layer-colours").inner_text().split("\n")
+    assert legends[:4] == ["Errors", "wrong", "right (lighter)", "not labelled (darker)"]
+    there = [made.run.classes[k] for k in np.unique(label[label != VOID])]
+    assert legends[4:] == ["Ground truth", *there, "not labelled"]
+    chips = page.locator("#layer-colours .chip").evaluate_all("all => all.map((one) => one.style.backgroundColor)")
+    assert chips[-1] == f"rgb({', '.join(map(str, unlabelled))})"
     draws = list(page.evaluate("Object.keys(view.detail.planes).filter((name) => name.startsWith('draw '))"))
     assert len(draws) == 3
     page.select_option("#layer-a", "image")
@@ -386,6 +398,18 @@ def test_the_gallery_sorts_filters_and_opens(page: Any, made: Made) -> None:
     assert "only" in page.locator("#range-text").inner_text()
 
 
+def test_cards_show_the_uncertainty_over_the_image(page: Any, made: Made) -> None:
+    high = page.evaluate("CONTENT.measures[0].high")
+    id, data = page.evaluate("[IMAGES[0].id, THUMBS[0]]")
+    image = made.run[id]
+    card = np.asarray(Image.open(BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    whole = uncertainty_overlay(image.image, image.maps["predictive_entropy"], high=high)
+    enlarged = np.repeat(np.repeat(whole, 3, axis=0), 3, axis=1).astype(int)
+    assert card.shape == enlarged.shape == (96, 144, 3)
+    assert np.abs(card - enlarged).mean() < 0.5 * np.abs(card - card.mean(axis=(0, 1))).mean()
+    assert "predictive entropy, from 0 " in page.locator("#overview .card-scale").inner_text()
+
+
 def test_a_printed_report_says_which_images_it_shows(page: Any) -> None:
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -393,7 +417,9 @@ def test_a_printed_report_says_which_images_it_shows(page: Any) -> None:
     assert page.locator("#print-count").inner_text() == f"All 4 images, sorted by: {chosen}."
     assert page.locator("#print-cards .card").count() == 4
     assert page.get_by_role("heading", name="How it was made").is_visible()
-    assert page.locator("#first-name").is_hidden()
+    assert page.locator("#first-name").is_visible()
+    assert page.locator("#first-cards .card").count() == 4
+    assert page.locator("#gallery .card-scale").is_visible()
     page.evaluate("gallery.order = gallery.order.slice(0, 3); dispatchEvent(new Event('beforeprint'))")
     assert page.locator("#print-count").inner_text() == f"The first 3 of 4 images, sorted by: {chosen}."
     page.emulate_media(media="screen")
@@ -497,7 +523,7 @@ def test_a_run_without_labels_or_probabilities_is_shown(made: Made, tmp_path: Pa
     opened.wait_for_function("view.detail")
     assert opened.locator("#kept-row").is_hidden()
     assert opened.locator("#layer-a option").count() == 3
-    assert "predict --maps" in opened.evaluate("$('settings').textContent")
+    assert "predict with probability among --maps" in opened.evaluate("$('settings').textContent")
     opened.close()
 
 
@@ -570,6 +596,11 @@ def test_of_a_large_image_some_rows_are_kept_and_the_numbers_are_theirs(
     assert f"row 15, column 27 · predictive entropy {maps['predictive_entropy'][15, 27]:.2f} nats" in text
     assert f"{made.run.classes[maps['prediction'][15, 27]]} " in text
     level = int(opened.locator("#threshold").input_value())
+    whole = np.concatenate([image.maps["predictive_entropy"].ravel() for image in made.run.values() if image.maps])
+    begins = f"The report begins at {(level + 0.5) / 100:.3f} nats: above it lie "
+    share = shown_percent((whole.astype(np.float64) > (level + 0.5) / 100).mean())
+    assert opened.locator("#start").inner_text() == f"{begins}{share} of all pixels of this run."
+    assert f"is above {(level + 0.5) / 100:.3f} nats," in opened.locator("#finding").text_content()
     above = (maps["predictive_entropy"].astype(np.float64) > (level + 0.5) / 100).mean()
     assert opened.locator("#untrusted").inner_text() == shown_percent(above)  # of all pixels
     opened.close()

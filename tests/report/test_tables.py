@@ -95,6 +95,7 @@ def test_numbers_of_values_too_small_to_be_shown_are_those_of_every_pixel_in_tur
         assert (line["x"][at], line["y"][at]) == pytest.approx((kept.mean(), wrong[kept].mean()), abs=1e-6)
     rows = [{"id": name, "means": {"variance": mean}} for name, mean in (("a", 2e-6), ("b", 3.2e-5))]
     measure = {"name": "variance", "title": "variance", "unit": "", "decimals": 4}
+    sums.add_levels("variance", np.array([[4000, (~wrong).sum(), wrong.sum()]]))
     first, second = finding(rows, measure, sums)
     threshold = float(first.split("is above ")[1].split(",")[0])
     assert (values > threshold).mean() == pytest.approx(0.1, abs=0.002)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.pictures.heatmaps import ramp
-from segment.pictures.palettes import palette
+from segment.pictures.palettes import no_class_colour, palette
 from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, DetailShape, Labels, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import page_name, remove_further_pages, write_page
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 COMFORTABLE, MOST = 28.0, 56.0
 """Megabytes of a page: values are kept more coarsely to stay below the first, pages split to stay below the second."""
 STRIDES = (1, 2, 3, 4)
-START = 0.1
-"""Share of all pixels above the threshold that a page begins with."""
 TRIED = 5
 """Images that are packed to estimate the size of all."""
 UNSHOWN = (SegmentError, OSError, KeyError)
@@ -103,7 +101,7 @@ def write_report(
         for name, (_, _, *levels) in block.streams.items():
             if name.startswith("counts "):
                 top[name[7:]] = max(top.get(name[7:], 0), levels[0] - 1)
-        thumbs.append(thumbnail(image))
+        thumbs.append(thumbnail(run, image, shape))
         rows.append({"id": image.id, "source": image.source.name, "streams": block.streams, **row})
         blocks.append(block.bytes())
         progress(number + 1, len(done))
@@ -195,10 +193,11 @@ def _content(
     top: Mapping[str, int],
 ) -> dict[str, Any]:
     run = sources.run
-    measures = [
-        measure_entry(run, name) | {"top": top.get(name, 1), "start": sums.level_above(name, START)}
-        for name in shape.measures
-    ]
+    measures = []
+    for name in shape.measures:
+        start, above = sums.start(name)
+        measures.append(measure_entry(run, name) | {"top": top.get(name, 1), "start": start, "above": above})
+    colours = palette(len(run.classes), run.card.get("palette") or ())
     evaluated = [evaluation.scores or {} for evaluation in sources.evaluations]
     titles = {measure["name"]: measure["title"] for measure in measures}
     plots = charts.risk_coverage(sums, titles, _scored(sources, sums)) + charts.reliability(sums, evaluated)
@@ -213,7 +212,8 @@ def _content(
     if shape.stride > 1:
         pairs.append(("values", f"of each {shape.stride}th row and column; shares and accuracies of all pixels"))
     if rows and "percent 0" not in rows[0]["streams"]:
-        pairs.append(("class probabilities", "not in this run: predict --maps ...,probability keeps them"))
+        missing = "not among the maps of this run; to see them here, predict with probability among --maps"
+        pairs.append(("class probabilities", missing))
     return {
         "title": sources.title,
         "finding": words.finding(rows, measures[0] if measures else None, sums)
@@ -221,7 +221,8 @@ def _content(
         else words.gains([evaluation.comparisons or {} for evaluation in sources.evaluations]),
         "settings": pairs,
         "classes": list(run.classes),
-        "palette": palette(len(run.classes), run.card.get("palette") or ()).tolist(),
+        "palette": colours.tolist(),
+        "no_class_colour": no_class_colour(colours),
         "shades": base64.b64encode(ramp().tobytes()).decode(),
         "measures": measures,
         "stride": shape.stride,

@@ -20,6 +20,7 @@ from PIL import Image
 from segment.errors import SegmentError, WrongUse
 from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
+from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import Picture
 from segment.report.html.streams import ImageStreams
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
@@ -36,6 +37,8 @@ LARGEST = 1024
 LONGEST = 2048
 """Rows or columns of a mask at most; of a larger one each second, third, ... is kept."""
 THUMBNAIL = (96, 144)
+SET_ASIDE = 0.1
+"""Share of all pixels above the threshold that a report begins with, at most."""
 TOP = 3
 PERCENT = 100
 BINS = 15
@@ -62,7 +65,7 @@ class Sums:
     """What is summed over the images: pixels by each measure, and with labels by confidence too.
 
     ranked: measure -> (binning.BINS, 2), labelled right and wrong pixels, in bins as fine as those of `scores.json`
-    pixels: measure -> (levels), all pixels by the value that is shown
+    pixels: measure -> (levels, 3), pixels by the value that is shown: all, labelled right ones, labelled wrong ones
     confidence: (BINS, 3), labelled pixels, right ones, sum of max p
     """
 
@@ -71,9 +74,9 @@ class Sums:
     confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 3)))
     images: int = 0
 
-    def add_levels(self, name: str, counts: NDArray[np.int64]) -> None:  # levels
-        known = self.pixels.get(name, np.zeros(0, np.int64))
-        total = np.zeros(max(len(known), len(counts)), np.int64)
+    def add_levels(self, name: str, counts: NDArray[np.int64]) -> None:  # levels 3
+        known = self.pixels.get(name, np.zeros((0, 3), np.int64))
+        total = np.zeros((max(len(known), len(counts)), 3), np.int64)
         total[: len(known)] += known
         total[: len(counts)] += counts
         self.pixels[name] = total
@@ -92,10 +95,11 @@ class Sums:
         self.confidence += other.confidence
         self.images += other.images
 
-    def level_above(self, name: str, share: float) -> int:
-        """The level that at most that share of all pixels lies above."""
-        counts = self.pixels.get(name, np.ones(1, np.int64))
-        return int(np.searchsorted(np.cumsum(counts), (1 - share) * counts.sum()))
+    def start(self, name: str) -> tuple[int, float]:
+        """The level of the threshold that a report begins with, and the share of all pixels above it."""
+        counts = self.pixels.get(name, np.ones((1, 3), np.int64))[:, 0]
+        level = int(np.searchsorted(np.cumsum(counts), (1 - SET_ASIDE) * counts.sum()))
+        return level, float(counts[level + 1 :].sum() / max(1, counts.sum()))
 
 
 def upper_edges() -> NDArray[np.float64]:
@@ -156,7 +160,7 @@ def detail(
             block.plane(f"measure {name}", levels[every])
             counts = _counts(levels, known, right)
             block.data(f"counts {name}", zlib.compress(counts.astype("<u4").tobytes(), 9), len(counts))
-            sums.add_levels(name, counts[:, 0])
+            sums.add_levels(name, counts)
             if known is not None and right is not None:
                 counted = known & (levels != HIDDEN)
                 sums.add_ranked(name, maps[name][counted], ~right[counted])
@@ -218,9 +222,14 @@ def _add_confidence(sums: Sums, p: NDArray[np.floating], known: NDArray[np.bool_
     sums.confidence[:, 2] += np.bincount(cell, weights=confidence, minlength=BINS)
 
 
-def thumbnail(image: SavedImage) -> bytes:
-    """A small WebP of the source image."""
-    return _webp(_thumbnail(_picture(image)), 60)
+def thumbnail(run: SavedRun, image: SavedImage, shape: DetailShape) -> bytes:
+    """A small WebP of the source image, in greys under the colours of the first measure where it has that."""
+    small = _thumbnail(_picture(image))
+    for name in shape.measures[:1]:
+        if name in image.maps:
+            values = _thumbnail(np.asarray(image.maps[name], np.float32))
+            small = uncertainty_overlay(small, values, high=measure_entry(run, name)["high"])
+    return _webp(small, 60)
 
 
 def _picture(image: SavedImage) -> Picture:
@@ -240,14 +249,14 @@ def _at_most(picture: Picture, longest: int) -> Picture:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _thumbnail(picture: Picture) -> Picture:
+def _thumbnail(picture: NDArray[Any]) -> NDArray[Any]:  # H W ... -> h w ...
     """Cut to the shape of a card in the gallery, centred."""
     height, width = picture.shape[:2]
     scale = max(THUMBNAIL[0] / height, THUMBNAIL[1] / width)
     rows, columns = min(height, max(1, round(THUMBNAIL[0] / scale))), min(width, max(1, round(THUMBNAIL[1] / scale)))
     top, left = (height - rows) // 2, (width - columns) // 2
     cut = picture[top : top + rows, left : left + columns]
-    return cv2.resize(cut, (THUMBNAIL[1], THUMBNAIL[0]), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return cv2.resize(cut, (THUMBNAIL[1], THUMBNAIL[0]), interpolation=cv2.INTER_AREA)
 
 
 def _webp(picture: Picture, quality: int) -> bytes:

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segment.errors import count_of
 from segment.ranking.columns import ranks_none
-from segment.report.html.details import Sums, upper_edges
+from segment.report.html.details import SET_ASIDE, Sums, upper_edges
 from segment.report.html.tables import signed_with_interval
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.tables import decimals, verdict
 from segment.significance.corrections import SIGNIFICANT
-
-SET_ASIDE = 0.1
-"""Share of the pixels whose removal the finding tells the effect of."""
 
 
 def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None, sums: Sums) -> list[str]:
@@ -37,13 +35,11 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
         return [f"The report holds {count_of(len(known), 'image')}. {equal[0].upper()}{equal[1:]}."]
     if counts is not None and counts.sum():
         right = counts[:, 0].sum() / counts.sum()
-        at = int(np.searchsorted(np.cumsum(counts.sum(axis=1)), (1 - SET_ASIDE) * counts.sum()))
-        kept = counts[: at + 1]
-        share = 1 - kept.sum() / counts.sum()
-        threshold = f"{upper_edges()[at]:.3g}{unit}"
+        threshold, kept = _set_aside(sums, measure, counts)
+        share, after = 1 - kept.sum() / counts.sum(), kept[:, 0].sum() / kept.sum()
         first = (
             f"Of the labelled pixels of {count_of(sums.images, 'image')}, {_percent(right)} are right; without the "
-            f"{_percent(share, 0)} whose {name} is above {threshold}, {_percent(kept[:, 0].sum() / kept.sum())} are."
+            f"{_percent(share, 0)} whose {name} is above {threshold}{unit}, {_percent(after)} are."
         )
     else:
         first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {shown(middle)}."
@@ -52,6 +48,21 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {shown(middle)}"
     second = f"Begin with {worst!r}, whose mean {name} is the largest: {shown(float(means.max()))}; {more}."
     return [first, second]
+
+
+def _set_aside(
+    sums: Sums, measure: Mapping[str, Any], ranked: NDArray[np.int64]
+) -> tuple[str, NDArray[np.int64]]:  # ..., bins 2 -> ..., kept 2
+    """The threshold that the report begins with, and the labelled right and wrong pixels below it.
+
+    Where no pixel lies above any value that is shown, as of tiny variances, the threshold is finer: that of SET_ASIDE.
+    """
+    level, above = sums.start(measure["name"])
+    if above:
+        digits = measure["decimals"]
+        return f"{(level + 0.5) / 10**digits:.{digits + 1}f}", sums.pixels[measure["name"]][: level + 1, 1:]
+    at = int(np.searchsorted(np.cumsum(ranked.sum(axis=1)), (1 - SET_ASIDE) * ranked.sum()))
+    return f"{upper_edges()[at]:.3g}", ranked[: at + 1]
 
 
 def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -82,7 +93,7 @@ def settings(run: SavedRun) -> list[tuple[str, str]]:
         auto = ", as many as an image needs" if asked.get("draws") == "auto" else ""
         pairs.append(("draws", f"T = {plan['draws']}{auto}"))
     if "precision" in plan:
-        pairs.append(("precision", f"{plan['precision']} ({plan.get('precision_why', '')})"))
+        pairs.append(("precision", ": ".join(filter(None, (plan["precision"], plan.get("precision_why", ""))))))
     if run.head != "softmax":
         pairs.append(("head", run.head))
     if run.card:

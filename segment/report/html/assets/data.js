@@ -22,7 +22,14 @@ const percent = (share, digits = 1) => (100 * share).toFixed(digits) + " %";
 const measureOf = (name) => CONTENT.measures.find((measure) => measure.name === name);
 const valueOf = (measure, level) => (level / 10 ** measure.decimals).toFixed(measure.decimals);
 const withUnit = (text, measure) => text + (measure.unit ? " " + measure.unit : "");
+const highOf = (measure) => withUnit((measure.bound > measure.high * 1.000001 ? "≥ " : "") + Number(measure.high.toPrecision(3)), measure);
 const thresholdOf = (measure, level) => ((level + 0.5) / 10 ** measure.decimals).toFixed(measure.decimals + 1);
+
+// Text with each `command` of it as code.
+function coded(text) {
+  const parts = text.split("`");
+  return parts.length % 2 ? parts.map((part, i) => (i % 2 ? element("code", { text: part }) : part)) : [text];
+}
 
 function bytesOf(text) {
   const letters = atob(text);

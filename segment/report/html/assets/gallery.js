@@ -22,6 +22,13 @@ function setUpGallery() {
   $("clear-range").addEventListener("click", () => { gallery.range = null; arrange(); });
   $("cards").addEventListener("scroll", () => requestAnimationFrame(paintCards), { passive: true });
   new ResizeObserver(() => { gallery.drawnFrom = -1; paintCards(); }).observe($("cards"));
+  for (const place of document.querySelectorAll(".card-scale")) {
+    const measure = CONTENT.measures[0], scale = element("canvas", { width: 256, height: 1, "aria-hidden": "true" });
+    place.hidden = !measure;
+    if (!measure) continue;
+    paintScale(scale, measure);
+    place.append(`Colours over the grey image: ${measure.title}, from 0 `, scale, " to " + highOf(measure));
+  }
   arrange();
 }
 

@@ -3,7 +3,10 @@
 
 const UNTRUSTED = [0, 229, 255]; // no colour of the heat scale
 const WRONG = [213, 94, 0];
+const HIDDEN_GREY = [128, 128, 128]; // no colour of the heat scale
 const SHADES = bytesOf(CONTENT.shades); // 256 x RGB, least first
+
+const colourOf = (k) => CONTENT.palette[k] || CONTENT.no_class_colour;
 
 // Layers are painted once, in the pixels of the mask.
 function layer(name) {
@@ -17,7 +20,7 @@ function layer(name) {
       const scale = 255 / (measure.high * 10 ** measure.decimals);
       const small = painted(detail.sizes["measure " + measure.name], (at, out) => {
         const shade = 3 * Math.min(255, Math.round(plane[at] * scale)), hidden = plane[at] === CONTENT.hidden;
-        for (let part = 0; part < 3; part++) out[part] = hidden ? 128 : SHADES[shade + part];
+        for (let part = 0; part < 3; part++) out[part] = hidden ? HIDDEN_GREY[part] : SHADES[shade + part];
         out[3] = 255;
       });
       context.imageSmoothingQuality = "high";
@@ -37,7 +40,7 @@ function layer(name) {
         [out[0], out[1], out[2]] = wrong ? WRONG : known ? [255, 255, 255] : [0, 0, 0];
         out[3] = wrong ? 255 : known ? 110 : 150;
       } else {
-        const colour = CONTENT.palette[source[at]] || (source[at] === K ? [128, 128, 128] : [0, 0, 0]);
+        const colour = colourOf(source[at]);
         out[0] = colour[0]; out[1] = colour[1]; out[2] = colour[2]; out[3] = 255;
       }
     });
@@ -71,7 +74,7 @@ function outlined(plane, [rows, columns], level) {
 }
 
 // The colours of a measure, with a line at the threshold.
-function paintScale(canvas, measure, level) {
+function paintScale(canvas, measure, level = NaN) {
   const context = canvas.getContext("2d"), threshold = Math.round((255 * (level + 0.5)) / (measure.high * 10 ** measure.decimals));
   const data = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) data.data.set([...(Math.abs(i - threshold) < 2 ? UNTRUSTED : SHADES.subarray(3 * i, 3 * i + 3)), 255], 4 * i);
@@ -82,9 +85,23 @@ function legendOf(image) {
   $("triage-row").hidden = !image.triage;
   if (image.triage) $("triage-of").textContent = `${image.triage.decision}, ${percent(image.triage.accepted)} accepted`;
   const shares = Object.entries(image.shares).sort((a, b) => b[1] - a[1]);
-  $("classes").replaceChildren(...shares.map(([k, share]) => {
-    const chip = element("span", { class: "chip" }), colour = CONTENT.palette[k] || [128, 128, 128];
-    chip.style.backgroundColor = `rgb(${colour.join(",")})`;
-    return element("li", {}, chip, element("span", { text: `${CONTENT.classes[k] || CONTENT.no_class} ${percent(share)}` }));
-  }));
+  $("classes").replaceChildren(...shares.map(([k, share]) => chipOf(`${CONTENT.classes[k] || CONTENT.no_class} ${percent(share)}`, colourOf(k))));
+}
+
+function chipOf(text, colour) {
+  const chip = element("span", { class: "chip" });
+  chip.style.backgroundColor = `rgb(${colour.join(",")})`;
+  return element("li", {}, chip, element("span", { text }));
+}
+
+// What the colours of a layer mean where the predicted classes do not say it: a heading and a list, or nothing.
+function coloursOf(name) {
+  let title = "", colours = [];
+  if (name === "error") [title, colours] = ["Errors", [["wrong", WRONG], ["right (lighter)", [183, 183, 183]], ["not labelled (darker)", [53, 53, 53]]]];
+  if (name === "label") {
+    const there = [...new Set(view.detail.planes.label)].sort((a, b) => a - b);
+    [title, colours] = ["Ground truth", there.map((k) => [CONTENT.classes[k] || "not labelled", colourOf(k)])];
+  }
+  if (name === "measure" && view.detail.planes["measure " + measureNow().name]?.includes(CONTENT.hidden)) [title, colours] = ["Uncertainty", [["no value", HIDDEN_GREY]]];
+  return colours.length ? [element("h3", { text: title }), element("ul", { class: "classes" }, ...colours.map((pair) => chipOf(...pair)))] : [];
 }

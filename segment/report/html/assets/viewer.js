@@ -6,7 +6,7 @@ const view = { index: -1, detail: null, layers: {}, zoom: 1, x: 0, y: 0, split: 
 function setUpViewer() {
   const stage = $("stage");
   for (const measure of CONTENT.measures) $("measure").append(element("option", { value: measure.name, text: measure.title }));
-  $("measure").addEventListener("input", () => { view.layers = {}; setThreshold(); draw(); probeAgain(); });
+  $("measure").addEventListener("input", () => { view.layers = {}; setThreshold(); showModes(); draw(); probeAgain(); });
   for (const id of ["layer-a", "layer-b", "mode"]) $(id).addEventListener("input", () => { showModes(); draw(); });
   $("split").addEventListener("input", () => { view.split = $("split").value / 1000; draw(); });
   $("threshold").addEventListener("input", () => { view.levels[measureNow().name] = +$("threshold").value; markUntrusted(); draw(); });
@@ -102,6 +102,7 @@ function step(by) {
 function showModes() {
   const swipe = $("mode").value === "swipe";
   $("split-name").textContent = swipe ? "swipe" : "blend";
+  if (view.detail) $("layer-colours").replaceChildren(...[...new Set([$("layer-a").value, $("layer-b").value])].flatMap(coloursOf));
 }
 
 // The draw of the slider, which takes the right layer's place where none is in sight.
@@ -131,8 +132,9 @@ function setThreshold() {
   if (!(measure.name in view.levels)) view.levels[measure.name] = measure.start;
   slider.value = view.levels[measure.name];
   $("scale-low").textContent = withUnit("0", measure);
-  $("scale-high").textContent = withUnit((measure.bound > measure.high * 1.000001 ? "≥ " : "") + Number(measure.high.toPrecision(3)), measure);
+  $("scale-high").textContent = highOf(measure);
   $("scale-name").textContent = measure.title;
+  $("start").textContent = `The report begins at ${withUnit(thresholdOf(measure, measure.start), measure)}: above it lie ${percent(measure.above)} of all pixels of this run.`;
   markUntrusted();
 }
 
