@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from segment.guarantees.sentences import sentences
+from segment.guarantees.triage import Decision, Reference, Triage, TriagePlan
 from segment.report.html.details import Sums
+from segment.report.html.tables import table_of_file
 from segment.report.html.words import finding
 
 
@@ -19,3 +22,22 @@ def test_the_first_sentence_is_about_the_threshold_that_the_page_begins_with() -
         "Of the labelled pixels of 3 images, 50.0 % are right; without the 50 % whose margin is above 0.15, "
         "100.0 % are."
     )
+
+
+def test_a_triage_is_a_list_of_its_own_sentences() -> None:
+    decision = Decision(
+        unit="pixel", measure="margin", threshold=0.0553476, why="set", images=24, groups=24, loss=0.01, accepted=0.781
+    )
+    triage = Triage(
+        plan=TriagePlan(max_error=0.05),
+        decisions={"pixel": decision},
+        reference=Reference(measure="variance", values=()),
+        source={"method": "mcbn", "draws": 4, "precision": "bf16"},
+    )
+    lines = sentences(triage)
+    content = {"format": 3, "text": " ".join(lines), **triage.as_dict()}
+    table = table_of_file(content, "t.json")
+    assert table["text"] == lines
+    assert (len(lines), table["rows"][0][2]) == (2, "0.0553476")
+    assert "below 0.0553476 may" in lines[0]
+    assert table_of_file(content | {"text": "By hand."}, "t.json")["text"] == ["By hand."]

@@ -456,7 +456,15 @@ def test_plots_carry_the_scores_and_the_thresholds(page: Any, made: Made) -> Non
     for of_run_or_method in reliability:
         pixels = [int(note.split()[0].replace(",", "")) for note in of_run_or_method["notes"]]
         assert sum(pixels) == sum(int((label != VOID).sum()) for label in made.labels.values())
-    assert f"{scores['nll']['value']:.4f}" in page.locator("#tables").inner_text()
+    (row,) = page.locator("table[aria-label^='Scores in'] tr:has(th:text-is('mcbn'))").all()
+    for cell, name in ((2, "nll"), (3, "miou")):
+        value, low, high = (f"{scores[name][key]:.3f}" for key in ("value", "low", "high"))
+        assert row.locator("td").nth(cell - 1).inner_text() == f"{value}\n{low} to {high}"
+    ranked = {name: entry for name, entry in scores.items() if name.startswith("error_auroc.")}
+    best = max(ranked, key=lambda name: ranked[name]["value"])
+    lines = row.locator("td").nth(6).inner_text().split("\n")
+    assert lines[0] == f"{ranked[best]['value']:.3f}"
+    assert lines[-1] == best.partition(".")[2].replace("_", " ")
     (gain,) = (gain for gain in (made.scores.comparisons or {})["gains"] if gain["rival"] == "deterministic")
     table = page.locator("table[aria-label^='mcbn minus deterministic']")
     names, verdicts = (table.locator(f"tbody {cell}").all_inner_texts() for cell in ("th", "td:last-child"))
@@ -559,7 +567,7 @@ def test_triages_and_comparisons_are_tables_with_their_sentences(made: Made, tmp
     )
     plan, reference = segment.TriagePlan(max_error=0.05), Reference(measure="", values=())
     triage = segment.Triage(plan=plan, decisions={"pixel": decision}, reference=reference, source={})
-    save_triage(triage, tmp_path / "triage.json", text="Pixels below 0.125 may be accepted.")
+    save_triage(triage, tmp_path / "triage.json", text="Pixels below 0.125 may be accepted by `segment predict`.")
     compared = segment.compare(made.scores.folder, made.scores.folder)
     written = {"compare": compared.as_dict(), "other": {"a": {"b": None}}, "damaged": {"sentences": 1}}
     for name, content in written.items():
@@ -570,7 +578,8 @@ def test_triages_and_comparisons_are_tables_with_their_sentences(made: Made, tmp
     opened.goto((tmp_path / "r.html").as_uri() + "#scores")
     shown = opened.locator("#tables")
     assert "Accept or review, limit 5 % (triage.json)" in shown.inner_text()
-    assert "Pixels below 0.125 may be accepted." in shown.inner_text()
+    assert "Pixels below 0.125 may be accepted by segment predict." in shown.inner_text()
+    assert shown.locator("code").first.inner_text() == "segment predict"
     first = shown.locator("table").first
     assert first.locator("tbody th, tbody td").all_inner_texts() == [
         "pixel", "one minus max", "0.125", "78.1 %", "1 %", "24"

@@ -9,16 +9,24 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from segment.guarantees.triage import percent
+from pydantic import TypeAdapter
+
+from segment.errors import SegmentError
+from segment.guarantees.sentences import sentences
+from segment.guarantees.triage import Triage, percent
+from segment.report.comparison import best_entry
 from segment.report.run_comparison import words as words_of_column
 from segment.report.tables import entry_decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
+RANKING = ("error_auroc", "ause")
+"""Scores of the uncertainty, each by the method's best measure."""
+BEST_MEASURE = "Error AUROC and AUSE are by the measure that does best in each, which is named below them."
 TITLES = {"nll": "NLL, nats", "brier": "Brier score"}
 MEANING = (
-    "Significant: the 95 % interval leaves out 0, also after Holm's correction for the number of tests, and several "
-    "banks differ by less."
+    "Significant: the 95 % interval leaves out 0, also after Holm's correction for the number of tests, and with "
+    "several banks the difference is larger than twice its standard deviation over them."
 )
 NO = ("not significant", "no")
 MOST = 200
@@ -28,13 +36,16 @@ Table = dict[str, Any]
 
 
 def score_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
-    """The scores of each method with their 95 % intervals."""
+    """The scores of each method, with their 95 % intervals on a second line."""
     rows = []
     for name, method in scores.get("methods", {}).items():
-        cells = [_with_interval(method["scores"].get(score) or {}) for score in SHOWN]
+        scores_of = method["scores"]
+        cells = [_with_interval(scores_of.get(score) or {}) for score in SHOWN]
+        cells += [_of_best_measure(score, scores_of) for score in RANKING]
         rows.append([name, str(method["passes_per_image"]), *cells])
-    columns = ["method", "passes", *(TITLES.get(score, words(score)) for score in SHOWN)]
-    return [{"title": f"{title}, with 95 % intervals over images", "columns": columns, "rows": rows}] if rows else []
+    columns = ["method", "passes", *(TITLES.get(score, words(score)) for score in (*SHOWN, *RANKING))]
+    title = f"{title}, with 95 % intervals over images"
+    return [{"title": title, "text": [BEST_MEASURE], "columns": columns, "rows": rows}] if rows else []
 
 
 def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
@@ -87,13 +98,23 @@ def table_of_file(content: Mapping[str, Any], title: str) -> Table:
 def _triage(content: Mapping[str, Any], title: str) -> Table:
     rows = []
     for decision in content["decisions"].values():
-        threshold = "nothing" if decision["threshold"] is None else f"{decision['threshold']:.5g}"
+        threshold = "nothing" if decision["threshold"] is None else f"{decision['threshold']:.6g}"  # as in the text
         shares = [percent(decision["accepted"]), percent(decision["loss"]), str(decision["groups"])]
         rows.append([decision["unit"], decision["measure"].replace("_", " "), threshold, *shares])
     columns = ["unit", "measure", "accept below", "accepted", "mean loss", "calibrated on"]
-    sentences = [sentence for sentence in (content.get("text"), *content.get("warnings", ())) if sentence]
+    lines = [sentence for sentence in (*_triage_lines(content), *content.get("warnings", ())) if sentence]
     limit = percent(content["plan"]["max_error"])
-    return {"title": f"Accept or review, limit {limit} ({title})", "text": sentences, "columns": columns, "rows": rows}
+    return {"title": f"Accept or review, limit {limit} ({title})", "text": lines, "columns": columns, "rows": rows}
+
+
+def _triage_lines(content: Mapping[str, Any]) -> list[str]:
+    """The sentences of a triage's text one by one, where it is that of this version; else as one."""
+    text = str(content.get("text", ""))
+    with suppress(ValueError, LookupError, SegmentError):
+        lines = sentences(TypeAdapter(Triage).validate_python(content))
+        if " ".join(lines) == text:
+            return lines
+    return [text]
 
 
 def _comparison(content: Mapping[str, Any], title: str) -> Table:
@@ -141,6 +162,16 @@ def _with_interval(entry: Mapping[str, Any]) -> str:
     value, low, high = (entry.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "none"
-    digits = entry_decimals(entry, 4)
+    digits = entry_decimals(entry)
     shown = f"{value:.{digits}f}"
-    return shown if low is None or high is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})"
+    return shown if low is None or high is None else f"{shown}\n{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _of_best_measure(score: str, scores: Mapping[str, Any]) -> str:
+    r"""A ranking score by the measure that does best in it, which is the last line.
+
+    >>> _of_best_measure("ause", {"ause.variance": {"value": 0.02}, "ause.margin": {"value": 0.01}})
+    '0.010\nmargin'
+    """
+    best = best_entry(score, scores)
+    return f"{_with_interval(scores[best])}\n{best.partition('.')[2].replace('_', ' ')}" if best else "none"

@@ -44,19 +44,26 @@ function overview() {
   $("first-name").hidden = !IMAGES.length;
   const first = gallery.order.filter((i) => IMAGES[i].streams).slice(0, 8);
   $("first-cards").replaceChildren(...first.map(cardOf));
-  for (const sentence of CONTENT.triage) $("triage").append(element("li", { text: sentence }));
+  for (const sentence of CONTENT.triage) $("triage").append(element("li", {}, ...coded(sentence)));
   $("triage-box").hidden = !CONTENT.triage.length;
-  for (const warning of CONTENT.warnings) $("warnings").append(element("li", { text: warning }));
+  for (const warning of CONTENT.warnings) $("warnings").append(element("li", {}, ...coded(warning)));
   $("warnings-box").hidden = !CONTENT.warnings.length;
   $("failed-box").hidden = !CONTENT.failed.length;
-  for (const [id, why] of CONTENT.failed) $("failed").append(element("li", {}, element("strong", { text: id }), ": " + why));
+  for (const [id, why] of CONTENT.failed) $("failed").append(element("li", {}, element("strong", { text: id }), ": ", ...coded(why)));
+}
+
+// What follows the first line is paler: the interval, and by which measure.
+function cellOf(text) {
+  const [first, ...rest] = text.split("\n");
+  return element("td", { class: text.length > 40 && !rest.length && "words" }, first, ...rest.map((line) => element("span", { class: "below", text: line })));
 }
 
 function scoreTable(place, table) {
   const head = element("tr", {}, ...table.columns.map((text) => element("th", { scope: "col", text })));
-  const rows = table.rows.map((row) => element("tr", {}, element("th", { scope: "row", text: row[0] }), ...row.slice(1).map((text) => element("td", { text, class: text.length > 40 && "words" }))));
+  const rows = table.rows.map((row) => element("tr", {}, element("th", { scope: "row", text: row[0] }), ...row.slice(1).map(cellOf)));
   const name = element("h3", { text: table.title });
-  const sentences = (table.text || []).map((text) => element("p", { class: "sentence", text }));
+  const lines = (table.text || []).map(coded);
+  const sentences = lines.length > 1 ? [element("ul", { class: "sentence" }, ...lines.map((line) => element("li", {}, ...line)))] : lines.map((line) => element("p", { class: "sentence" }, ...line));
   const shown = element("table", { "aria-label": table.title }, element("thead", {}, head), element("tbody", {}, ...rows));
   place.append(name, ...sentences, element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title }, shown));
 }
