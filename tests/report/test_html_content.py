@@ -6,6 +6,7 @@ import numpy as np
 
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Decision, Reference, Triage, TriagePlan
+from segment.report.html.charts import reliability
 from segment.report.html.details import Sums
 from segment.report.html.tables import table_of_file
 from segment.report.html.words import finding
@@ -22,6 +23,18 @@ def test_the_first_sentence_is_about_the_threshold_that_the_page_begins_with() -
         "Of the labelled pixels of 3 images, 50.0 % are right; without the 50 % whose margin is above 0.15, "
         "100.0 % are."
     )
+
+
+def test_of_many_methods_the_best_calibrated_are_drawn_and_the_others_named() -> None:
+    def method(ece: float) -> dict[str, object]:
+        curve = {"x": [0.5], "y": [0.5], "low": [0.4], "high": [0.6]}
+        return {"scores": {"ece": {"value": ece}}, "curves": {"reliability": curve}}
+
+    errors = {"deterministic": 0.9, "mcbn": 0.8, **{f"other{n}": 0.1 * n for n in range(1, 8)}, "best": 0.01}
+    (chart,) = reliability(Sums(), [{"methods": {name: method(ece) for name, ece in errors.items()}}])
+    names = ["deterministic", "mcbn", *(f"other{n}" for n in range(1, 6)), "best"]
+    assert [line["name"] for line in chart["lines"]] == names
+    assert chart["left_out"].startswith("Not shown: other6; other7 (2 of 10 methods). Shown are the best by ECE,")
 
 
 def test_a_triage_is_a_list_of_its_own_sentences() -> None:

@@ -28,7 +28,7 @@ from segment.guarantees.triage import Decision, Reference
 from segment.jobs.report import report
 from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import no_class_colour
-from segment.report.html import build, details
+from segment.report.html import build, charts, details
 from segment.report.html.page import in_script
 from segment.report.html.streams import packed
 from segment.report.html.tables import in_short
@@ -615,7 +615,10 @@ def test_of_a_large_image_some_rows_are_kept_and_the_numbers_are_theirs(
     opened.close()
 
 
-def test_scores_alone_are_shown_without_images(made: Made, tmp_path: Path, browser: Any) -> None:
+def test_scores_alone_are_shown_without_images(
+    made: Made, tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "MOST", 1)
     report([made.scores.folder], tmp_path / "r.html")
     opened = browser.new_page()
     problems: list[str] = []
@@ -627,6 +630,8 @@ def test_scores_alone_are_shown_without_images(made: Made, tmp_path: Path, brows
     assert f"NLL by {gain['differences']['nll']['value']:+.4f}" in opened.locator("#finding").inner_text()
     opened.click("nav a[href='#scores']")
     assert opened.locator("#charts figure").count() == 1
+    assert opened.locator("#charts .chart-legend li").count() == 1
+    assert opened.locator("#charts .left-out").inner_text().startswith("Not shown: mcbn (1 of 2 methods).")
     assert problems == []
     opened.close()
 

@@ -5,12 +5,14 @@ Must not know HTML.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.report.comparison import lower_is_better
 from segment.report.html.details import Sums, upper_edges
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, OVER, Row
@@ -21,16 +23,23 @@ POINTS = 160
 """Of a line at most."""
 DIFFERENCES = {"nll": ("NLL", "NLL difference, nats"), "miou": ("mIoU", "mIoU difference")}
 """Scores that are plotted minus those of the plain network: their name, and the axis."""
+MOST = 8
+"""Lines of a chart; more cannot be distinguished."""
+KEPT = ("this run", "deterministic", "mcbn")
+"""Methods whose best line is shown however many are better."""
+NAMED = 6
+"""Lines that are named of those that are not shown."""
 Chart = dict[str, Any]
 
 
 def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """How often a confidence is right: of the run itself, with the pixels of each bin, and of scored methods."""
-    lines = []
+    lines, errors = [], list[float]()
     count, right, confidence = sums.confidence.T
     if count.sum():
         there = count > 0
         ece = float(np.abs(right - confidence).sum() / count.sum())
+        errors.append(ece)
         lines.append(
             {
                 "name": "this run",
@@ -43,7 +52,7 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
     for scores in evaluations:
         for name, method in scores.get("methods", {}).items():
             curve = method.get("curves", {}).get("reliability")
-            if curve and len(lines) < 7:
+            if curve:
                 value = (method["scores"].get("ece") or {}).get("value")
                 shown = curve_name(name, curve)
                 legend = shown if value is None else f"{shown}, ECE {_score(value)}"
@@ -52,11 +61,13 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
                 if "pixels" in curve:  # scores of older versions have none
                     line["notes"] = [f"{pixels:,} pixels" for pixels in curve["pixels"]]
                 lines.append(line)
+                errors.append(math.inf if value is None else value)
     if not lines:
         return []
+    best = _best(lines, errors, "methods", "ECE")
     words = {"x": "confidence, mean largest probability", "y": "share that is right"}
     more = {"shares": True, "xWord": "confidence", "yWord": "right", "points": True, "diagonal": True}
-    return [{"title": "Reliability: how often a confidence is right", "lines": lines, **words, **more}]
+    return [{"title": "Reliability: how often a confidence is right", **best, **words, **more}]
 
 
 def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, Any]) -> list[Chart]:
@@ -105,7 +116,7 @@ def sweep_charts(rows: Sequence[Row]) -> list[Chart]:
                 charts.append(
                     {
                         "title": f"{name} minus that of the plain network, by {title}",
-                        "lines": lines,
+                        **_best(lines, [_lowest(line, score) for line in lines], "settings", name),
                         "x": title,
                         "y": label,
                         **more,
@@ -114,13 +125,15 @@ def sweep_charts(rows: Sequence[Row]) -> list[Chart]:
     for condition in dict.fromkeys(row.condition for row in rows if row.condition != CLEAN):
         lines = []
         shifted = [row for row in rows if row.condition == condition]
-        for name in list(dict.fromkeys(row.name for row in shifted))[:8]:
+        for name in dict.fromkeys(row.name for row in shifted):
             of_name = [row for row in rows if row.name == name and row.condition in (CLEAN, condition)]
             points = [(row.severity, row.result["scores"].get("nll") or {}) for row in of_name]
             lines.append(_line(name, points))
         at = sorted({x for line in lines for x in line["x"]})
         words = {"x": "severity, 0 where there is none", "y": "NLL, nats"}
-        charts.append({"title": f"NLL under {condition}", "lines": lines, **words, "points": True, "ticks": at})
+        means = [float(np.mean(line["y"])) if line["y"] else math.inf for line in lines]
+        shown = _best(lines, means, "settings", "mean NLL")
+        charts.append({"title": f"NLL under {condition}", **shown, **words, "points": True, "ticks": at})
     return charts
 
 
@@ -139,7 +152,39 @@ def _along(rows: Sequence[Row], axis: str, score: str) -> list[dict[str, Any]]:
         points = [(place(row), (row.result.get(OVER) or {}).get(score) or {}) for row in rows if rest(row) == name]
         if len({x for x, entry in points if entry}) > 1:
             lines.append(_line(name, points))
-    return lines[:8]
+    return lines
+
+
+def _lowest(line: Mapping[str, Any], score: str) -> float:
+    """The best value along a line, negative where a higher score is better."""
+    return min(line["y"]) if lower_is_better(score) else -max(line["y"])
+
+
+def _best(lines: Sequence[dict[str, Any]], ranks: Sequence[float], kind: str, score: str) -> Chart:
+    """The MOST lines of the lowest ranks, among them the best of each method of KEPT; and which are not shown.
+
+    >>> names = [*"abcdefgh", "deterministic", "mcbn"]
+    >>> shown = _best([{"name": name} for name in names], range(10), "methods", "ECE")
+    >>> [line["name"] for line in shown["lines"]]
+    ['a', 'b', 'c', 'd', 'e', 'f', 'deterministic', 'mcbn']
+    >>> shown["left_out"]
+    'Not shown: g; h (2 of 10 methods). Shown are the best by ECE, and the best of deterministic and mcbn.'
+    """
+    order = sorted(range(len(lines)), key=lambda number: ranks[number])
+    methods = [line["name"].partition(",")[0] for line in lines]
+    kept = [next(number for number in order if methods[number] == name) for name in KEPT if name in methods]
+    chosen = [*kept, *(number for number in order if number not in kept)][:MOST]
+    left = [lines[number]["name"] for number in order if number not in chosen]
+    if not left:
+        return {"lines": list(lines)}
+    more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+    what = f"Not shown: {'; '.join(left[:NAMED])}{more} ({len(left)} of {len(lines)} {kind})."
+    also = " and ".join(name for name in KEPT[1:] if name in methods)
+    best = f"Shown are the best by {score}" + (f", and the best of {also}." if also else ".")
+    return {
+        "lines": [lines[number] for number in sorted(chosen)],
+        "left_out": f"{what} {best}",
+    }
 
 
 def _line(name: str, points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:

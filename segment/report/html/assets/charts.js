@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a35fd0"];
-const DASHES = ["", "7 3", "2 3", "9 3 2 3", "", "7 3", "2 3", "9 3 2 3"];
+const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
 const narrow = () => innerWidth < 600; // a phone: fewer units, so that letters stay readable
 
@@ -12,6 +12,11 @@ function drawn(tag, attributes, ...children) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;
+}
+
+// Of the nth line: no two of 32 have the same colour and dashes.
+function strokeOf(number) {
+  return { stroke: LINES[number % LINES.length], "stroke-dasharray": DASHES[(number + Math.floor(number / LINES.length)) % DASHES.length] };
 }
 
 function niceTicks(low, high, most = 6) {
@@ -24,10 +29,10 @@ function niceTicks(low, high, most = 6) {
   return ticks.map((t) => [t, (Math.abs(t) < step * 1e-6 ? 0 : t).toFixed(Math.min(decimals, 6))]);
 }
 
-// lines: {name, x, y, low, high, notes, dashed}; limits by the data
-// options: title, x, y, diagonal, zero, ticks (of x, where not round numbers), logarithmic (x)
+// lines: {name, x, y, low, high, notes}; limits by the data
+// options: title, x, y, left_out (a sentence), diagonal, zero, ticks (of x, where not round numbers), logarithmic (x)
 function lineChart(place, lines, options) {
-  const [W, H, left, right, top, bottom] = [...(narrow() ? [400, 300] : [640, 400]), 62, 14, 12, 46];
+  const [W, H, left, right, top, bottom] = [...(narrow() ? [400, 300] : [640, 400]), 74, 14, 12, 46];
   const known = lines.filter((line) => line.x.length);
   if (!known.length) return;
   const xs = known.flatMap((line) => line.x), ys = known.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]).filter((y) => y !== null);
@@ -54,16 +59,16 @@ function lineChart(place, lines, options) {
   if (options.zero) svg.append(drawn("line", { class: "ideal", x1: left, y1: py(0), x2: W - right, y2: py(0) }));
   const legend = element("ul", { class: "chart-legend" });
   known.forEach((line, number) => {
-    const colour = LINES[number % LINES.length];
+    const stroke = strokeOf(number), colour = stroke.stroke;
     if (line.low && line.low.some((v) => v !== null)) {
       const at = line.x.map((x, i) => [x, line.low[i], line.high[i]]).filter(([, l, h]) => l !== null && h !== null);
       const band = [...at.map(([x, l]) => `${px(x)},${py(l)}`), ...at.reverse().map(([x, , h]) => `${px(x)},${py(h)}`)];
       svg.append(drawn("polygon", { points: band.join(" "), fill: colour, opacity: 0.14 }));
     }
     const points = line.x.map((x, i) => `${px(x)},${py(line.y[i])}`).join(" ");
-    svg.append(drawn("polyline", { points, fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": line.dashed ? "4 4" : DASHES[number % DASHES.length] }));
+    svg.append(drawn("polyline", { points, fill: "none", "stroke-width": 2.2, ...stroke }));
     if (options.points) line.x.forEach((x, i) => svg.append(drawn("circle", { cx: px(x), cy: py(line.y[i]), r: 3.4, fill: colour })));
-    const key = drawn("svg", { class: "key", viewBox: "0 0 28 8", "aria-hidden": "true" }, drawn("line", { x1: 0, x2: 28, y1: 4, y2: 4, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": line.dashed ? "4 4" : DASHES[number % DASHES.length] }));
+    const key = drawn("svg", { class: "key", viewBox: "0 0 28 8", "aria-hidden": "true" }, drawn("line", { x1: 0, x2: 28, y1: 4, y2: 4, "stroke-width": 2.5, ...stroke }));
     legend.append(element("li", {}, key, element("span", { text: line.legend || line.name })));
   });
   const marker = drawn("circle", { class: "marker", r: 5, cx: -20, cy: -20 });
@@ -84,7 +89,7 @@ function lineChart(place, lines, options) {
     marker.setAttribute("cy", py(best.line.y[best.i]));
     told.textContent = pointText(best.line, best.i, options);
   });
-  const figure = element("figure", { class: "chart" }, element("figcaption", { text: options.title }), svg, legend, told, tableOf(known, options));
+  const figure = element("figure", { class: "chart" }, element("figcaption", { text: options.title }), svg, legend, ...(options.left_out ? [element("p", { class: "left-out", text: options.left_out })] : []), told, tableOf(known, options));
   place.append(figure);
 }
 
