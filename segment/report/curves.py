@@ -4,70 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from segment.files.writing import write_bytes
-from segment.pictures.plots import Line, line_of, plot
+from segment.pictures.plots import BLACK, Line, line_of, plot
 from segment.report.comparison import best_entry
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
 
 MOST = 8
 """Lines in one picture; more cannot be distinguished."""
+KEPT = ("deterministic", "mcbn")
+"""Methods that no picture leaves out."""
+NAMED = 6
+"""Of those that are left out, at most."""
 
 
 def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
     """reliability.png, risk_coverage.png and sparsification.png of an evaluation; the files that were written."""
     methods = scores["methods"]
-    reliability = [
-        line_of(curve_name(name, method["curves"]["reliability"]), _common(method["curves"]["reliability"]))
-        for name, method in methods.items()
-        if "reliability" in method["curves"]
-    ]
-    risk, oracle = _risks(methods)
     written = []
-    if reliability:
-        written.append(
-            _write(
-                folder / "reliability.png",
-                plot(
-                    reliability[:MOST],
-                    title="Reliability: how often a confidence is right",
-                    x="confidence, mean max p",
-                    y="share of pixels that are right",
-                    diagonal=True,
-                ),
-            )
+    lines, left_out = _reliabilities(methods)
+    if lines:
+        picture = plot(
+            lines,
+            title="Reliability: how often a confidence is right",
+            x="confidence, mean max p",
+            y="share of pixels that are right",
+            diagonal=True,
+            note=left_out,
         )
-    if risk:
-        lines = [*risk[:MOST], *oracle]
-        written.append(
-            _write(
-                folder / "risk_coverage.png",
-                plot(
-                    lines,
-                    title="Risk against coverage, most confident pixels first",
-                    x="share of pixels retained",
-                    y="share of them that is wrong",
-                    points=False,
-                ),
-            )
+        written.append(_write(folder / "reliability.png", picture))
+    lines, oracle, left_out = _risks(methods)
+    if lines:
+        picture = plot(
+            [*lines, replace(oracle, name=f"{oracle.name}: wrong pixels last")],
+            title="Risk against coverage, most confident pixels first",
+            x="share of pixels retained",
+            y="share of them that is wrong",
+            points=False,
+            note=left_out,
         )
-        removed = [replace(line, x=[1 - x for x in line.x]) for line in lines]
-        written.append(
-            _write(
-                folder / "sparsification.png",
-                plot(
-                    removed,
-                    title="Sparsification, most uncertain pixels removed first",
-                    x="share of pixels removed",
-                    y="share of the rest that is wrong",
-                    points=False,
-                ),
-            )
+        written.append(_write(folder / "risk_coverage.png", picture))
+        removed = [
+            replace(line, x=[1 - x for x in line.x])
+            for line in (*lines, replace(oracle, name=f"{oracle.name}: wrong pixels first"))
+        ]
+        picture = plot(
+            removed,
+            title="Sparsification, most uncertain pixels removed first",
+            x="share of pixels removed",
+            y="share of the rest that is wrong",
+            points=False,
+            note=left_out,
         )
+        written.append(_write(folder / "sparsification.png", picture))
     return written
+
+
+def best_of(values: Mapping[str, float | None], most: int, kind: str) -> tuple[list[str], str]:
+    """The names of the lowest values, in their order, and a sentence that names the others; `KEPT` are among them.
+
+    values: None where it is not defined, which is worst. kind: what they are, "methods"
+
+    >>> best_of({"mcbn": 0.3, "tta": 0.1, "dropout": 0.2}, 2, "methods")
+    (['mcbn', 'tta'], '1 of 3 methods not shown: dropout.')
+    >>> best_of({"mcbn": 0.3, "tta": 0.1}, 2, "methods")
+    (['mcbn', 'tta'], '')
+    """
+    ranked = sorted(values, key=lambda name: (name not in KEPT, value if (value := values[name]) is not None else inf))
+    shown, others = set(ranked[:most]), [name for name in values if name not in ranked[:most]]
+    listed = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+    sentence = f"{len(others)} of {len(values)} {kind} not shown: {listed}." if others else ""
+    return [name for name in values if name in shown], sentence
+
+
+def _reliabilities(methods: Mapping[str, Any]) -> tuple[list[Line], str]:
+    """Each method's curve, of many those with the best ECE, and which are left out."""
+    curves = {name: method["curves"]["reliability"] for name, method in methods.items() if _has(method, "reliability")}
+    shown, left_out = best_of({name: _value(methods[name], "ece") for name in curves}, MOST, "methods")
+    return [
+        replace(line_of(curve_name(name, curves[name]), _common(curves[name])), colour=list(methods).index(name))
+        for name in shown
+    ], left_out
 
 
 def _common(curve: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,19 +97,39 @@ def _common(curve: Mapping[str, Any]) -> dict[str, Any]:
     return {axis: [curve[axis][at] for at in kept] for axis in ("x", "y", "low", "high")}
 
 
-def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
-    """Each method's risk by the measure with its best AUSE, and the oracle's for the first of them."""
-    risk: list[Line] = []
-    oracle: list[Line] = []
-    for name, method in methods.items():
-        measure = best_entry("ause", method["scores"]).partition(".")[2]
-        curves = method["curves"]
-        if f"risk_coverage.{measure}" in curves:
-            name = curve_name(name, curves[f"risk_coverage.{measure}"])
-            risk.append(line_of(f"{name}, {_words(measure)}", curves[f"risk_coverage.{measure}"]))
-            best = curves["risk_coverage.oracle"]
-            oracle = oracle or [line_of(f"oracle of {name}", {"x": best["x"], "y": best["y"]}, dashed=True)]
-    return risk, oracle
+def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], Line, str]:
+    """Each method's risk by the measure with its best AUSE, the first one's oracle, and which are left out.
+
+    Of many those with the lowest AURC, the area below a line, are shown.
+    """
+    best = {name: best_entry("ause", method["scores"]) for name, method in methods.items()}
+    ranked = {name: score for name, score in best.items() if _has(methods[name], _risk(score))}
+    areas = {name: _value(methods[name], score.replace("ause", "aurc", 1)) for name, score in ranked.items()}
+    shown, left_out = best_of(areas, MOST, "methods")
+    lines, oracle = [], Line(name="", x=(), y=())
+    for name in shown:
+        curves, measure = methods[name]["curves"], best[name].partition(".")[2]
+        called = curve_name(name, curves[_risk(best[name])])
+        line = line_of(f"{called}, {_words(measure)}", curves[_risk(best[name])])
+        lines.append(replace(line, colour=list(methods).index(name)))
+        if len(lines) == 1:
+            ideal = curves["risk_coverage.oracle"]
+            oracle = line_of(f"oracle of {called}", {"x": ideal["x"], "y": ideal["y"]}, dashed=True)
+            oracle = replace(oracle, colour=BLACK)
+    return lines, oracle, left_out
+
+
+def _risk(score: str) -> str:
+    return f"risk_coverage.{score.partition('.')[2]}"
+
+
+def _has(method: Mapping[str, Any], curve: str) -> bool:
+    return curve in method["curves"]
+
+
+def _value(method: Mapping[str, Any], score: str) -> float | None:
+    value: float | None = (method["scores"].get(score) or {}).get("value")
+    return value
 
 
 def plot_sweep(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -108,7 +149,8 @@ def _along_draws(rows: Sequence[Row], folder: Path) -> list[Path]:
     lines = [
         _line(str(setting), [row for row in sampled if row.setting == setting], lambda row: row.draws, "nll", sign=-1)
         for setting in dict.fromkeys(row.setting for row in sampled)
-    ][: MOST - 1]
+    ]
+    lines, left_out = _best_lines(lines, MOST - 1, sign=-1)
     lines += _levels([row for row in rows if row.method == DETERMINISTIC], ticks, "nll", sign=-1)
     picture = plot(
         lines,
@@ -117,6 +159,7 @@ def _along_draws(rows: Sequence[Row], folder: Path) -> list[Path]:
         y="PLL, nats a pixel",
         logarithmic=True,
         ticks=ticks,
+        note=left_out,
     )
     return [_write(folder / "pll_vs_draws.png", picture)]
 
@@ -136,8 +179,12 @@ def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
     if len(ticks) < 2:
         return []
     written = []
-    for score, words in (("nll", "NLL, nats a pixel"), ("error_auroc.predictive_entropy", "error AUROC, entropy")):
-        lines = [_line(name, kind_rows, _batch, score) for name, kind_rows in kinds.items()][: MOST - 1]
+    for score, words, sign in (
+        ("nll", "NLL, nats a pixel", 1),
+        ("error_auroc.predictive_entropy", "error AUROC, entropy", -1),
+    ):
+        lines = [_line(name, kind_rows, _batch, score) for name, kind_rows in kinds.items()]
+        lines, left_out = _best_lines(lines, MOST - 1, sign=sign)
         lines += _levels([row for row in rows if row.method == DETERMINISTIC], ticks, score)
         picture = plot(
             lines,
@@ -146,6 +193,7 @@ def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
             y=words,
             logarithmic=True,
             ticks=ticks,
+            note=left_out,
         )
         written.append(_write(folder / f"quality_vs_batch_{score.split('.')[0]}.png", picture))
     return written
@@ -171,15 +219,24 @@ def _along_severity(rows: Sequence[Row], condition: str, folder: Path) -> list[P
             "nll",
         )
         for name in names
-    ][:MOST]
+    ]
+    lines, left_out = _best_lines(lines, MOST)
     picture = plot(
         lines,
         title=f"NLL under {condition}",
         x="severity",
         y="NLL, nats a pixel",
         ticks=sorted({0, *(row.severity for row in shifted)}),
+        note=left_out,
     )
     return [_write(folder / f"shift_{condition}.png", picture)]
+
+
+def _best_lines(lines: Sequence[Line], most: int, *, sign: int = 1) -> tuple[list[Line], str]:
+    """The lines with the lowest points, and which are left out; `sign` is -1 where more is better."""
+    values = {line.name: min((sign * y for y in line.y), default=None) for line in lines}
+    shown, left_out = best_of(values, most, "settings")
+    return [line for line in lines if line.name in shown], left_out
 
 
 def _line(name: str, rows: Sequence[Row], at: Callable[[Row], float], score: str, *, sign: int = 1) -> Line:

@@ -153,6 +153,7 @@ def _picture(choice: Choice, candidates: Sequence[Candidate]) -> bytes:
         y="cross-validated NLL, nats a pixel",
         logarithmic=True,
         ticks=ticks,
+        ring=(choice.chosen.passes, choice.chosen.mean),
     )
 
 
