@@ -10,12 +10,26 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 import segment
+from benchmarks.demo_picture import PICTURE, SHOWN
 from benchmarks.measured_files import MEASURED
 from benchmarks.tables import DOCUMENTS, ROOT, TABLE, VALUE, written
 from segment.experiments.reporting import Outcome
+from segment.jobs.demo import DRAWS, EVERY
+from segment.networks.load import load_network
+from segment.pictures.heatmaps import PAPER
+from segment.pictures.lettering import PALE_INK, write
+from segment.pictures.palettes import no_class_colour
+from segment.pictures.sheets import LINE, MARGIN, PLAIN
+from segment.pictures.thumbnails import thumbnail
+from segment.report.run_files.sheet import subtitle
+from segment.report.run_files.style import PictureStyle
+from segment.scenes.scene import TEST, scene
 
 RECORD = ROOT / "docs" / "reproduction.md"
 """Written by `segment experiment report`; its result folders were not kept, so it is its own record."""
@@ -218,3 +232,27 @@ def test_the_api_reference_holds_every_public_name() -> None:
     described = set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
     homes = {f"{getattr(segment, name).__module__}.{name}" for name in segment.__all__ if name != "__version__"}
     assert homes - described == set()
+
+
+def test_the_picture_of_the_demo_shows_its_scenes_as_the_present_code_does() -> None:
+    sheet = np.asarray(Image.open(PICTURE).convert("RGB"))
+    style = PictureStyle.of(load_network("scenes"), "predictive_entropy")
+    colours = np.vstack([style.palette, np.array([no_class_colour(style.palette)], np.uint8)])
+    for seed in SHOWN:
+        drawn = scene(seed, unseen=(seed - TEST[0]) % EVERY == EVERY - 1)
+        for shown in (drawn.image, colours[drawn.label]):
+            assert _holds(sheet, thumbnail(shown)), seed
+    words = np.full((LINE, sheet.shape[1], 3), PAPER, np.uint8)
+    write(words, subtitle(len(SHOWN), len(SHOWN), style.scale.title, DRAWS), MARGIN, PLAIN, size=PLAIN, colour=PALE_INK)
+    assert _holds(sheet, words[:PLAIN]), "another subtitle: run `python -m benchmarks.measure demo_picture`"
+
+
+def _holds(sheet: NDArray[np.uint8], part: NDArray[np.uint8]) -> bool:
+    """Whether a picture is part of the sheet."""
+    rows, columns = part.shape[:2]
+    inside = sheet[: len(sheet) - rows + 1, : sheet.shape[1] - columns + 1]
+    marked = np.argwhere((part != part[0, 0]).any(axis=-1))  # of text on paper, the first ink
+    down, across = marked[0]
+    starts = (sheet[down:, across:][: inside.shape[0], : inside.shape[1]] == part[down, across]).all(axis=-1)
+    starts &= (inside == part[0, 0]).all(axis=-1)
+    return any(np.array_equal(sheet[y : y + rows, x : x + columns], part) for y, x in np.argwhere(starts))

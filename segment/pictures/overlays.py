@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import heatmap
-from segment.pictures.palettes import Picture, colour_mask
+from segment.pictures.palettes import RGB, WRONG, Picture, colour_mask
 from segment.regions.components import Regions
 
 CLASS_OPACITY = 0.45
@@ -37,6 +37,9 @@ OPACITY = 0.85
 """Opacity of an uncertainty's colour from `FULL_FROM` of the scale up; below, it fades away."""
 
 FULL_FROM = 0.2
+
+PALE = 0.43
+"""Share of white in the image behind wrong pixels."""
 
 ROWS = 256
 """Rows painted at a time, because the float32 sums of a large picture need too much memory."""
@@ -118,6 +121,29 @@ def uncertainty_overlay_rows(
     rise = np.minimum(share / np.float32(FULL_FROM), 1)[..., None]
     picture += OPACITY * rise**2 * (3 - 2 * rise) * (painted - picture)
     picture[absent] = HIDDEN
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def errors_overlay(
+    image: Picture,  # H W 3
+    wrong: NDArray[np.floating],  # H W
+    unknown: NDArray[np.floating],  # H W
+    *,
+    no_class: RGB,
+) -> Picture:  # H W 3
+    """The image in pale greys, WRONG where its mask is wrong, and `no_class` where no label says.
+
+    wrong, unknown: shares of a pixel, 0..1
+
+    >>> black, none, all = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1)), np.ones((1, 1))
+    >>> errors_overlay(black, all, none, no_class=(128, 128, 128)).tolist()
+    [[[213, 94, 0]]]
+    """
+    _check(image, (wrong.shape[0], wrong.shape[1]))
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    picture = grey + PALE * (255 - grey) + np.zeros(3, np.float32)
+    for share, colour in ((unknown, no_class), (wrong, WRONG)):
+        picture += np.asarray(share, np.float32)[..., None] * (np.array(colour, np.float32) - picture)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 

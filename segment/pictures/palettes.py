@@ -22,6 +22,8 @@ VOID: RGB = (0, 0, 0)
 
 NO_CLASS: tuple[RGB, ...] = ((128, 128, 128), (225, 225, 225), (255, 255, 255), (60, 60, 60))
 """Colours of a pixel that no class claims, the usual one first."""
+WRONG: RGB = (213, 94, 0)
+"""The colour of pixels whose class is wrong, as in the HTML report."""
 APART = 60
 """Steps of a channel that such a colour differs from every class."""
 

@@ -88,6 +88,11 @@ def contact_sheet(
     return np.vstack([*parts, _paper(MARGIN - 2 * GAP, width)])
 
 
+def legend_sheet(title: str, subtitle: str, classes: Mapping[str, Sequence[int]], scales: Sequence[Scale]) -> Picture:
+    """The head of a contact sheet alone: the legends and the class key."""
+    return np.vstack([_head(NARROWEST, title, subtitle, scales), _key(NARROWEST, classes)])
+
+
 def _lines_of(row: SheetRow, across: int) -> Iterator[SheetRow]:
     """One image's pictures in lines of `across`; its name stands under the last."""
     pictures = list(row.pictures.items())

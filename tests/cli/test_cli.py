@@ -93,7 +93,7 @@ def test_a_run_holds_its_record_manifest_sheet_and_a_folder_for_each_image(finis
     expected = files_of(*ALL_MEASURES)
     manifest = lines(finished)
     assert set(manifest) == {"a", "b", "below/c d"}
-    files = {"run.json", "manifest.jsonl", "sheet.png"}
+    files = {"run.json", "manifest.jsonl", "sheet.png", "legend.png"}
     for name, line in manifest.items():
         assert set(line["files"]) == {f"{name}/{file}" for file in expected}
         files |= set(line["files"])

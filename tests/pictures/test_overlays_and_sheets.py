@@ -19,11 +19,21 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import PAPER, SCALES, heatmap, scale_of
 from segment.pictures.lettering import shortened, width_of
-from segment.pictures.overlays import GREY_LOW, HIDDEN, LINE_WHITE, OPACITY, class_overlay_rows, uncertainty_overlay
-from segment.pictures.palettes import palette
+from segment.pictures.overlays import (
+    GREY_LOW,
+    HIDDEN,
+    LINE_WHITE,
+    OPACITY,
+    PALE,
+    class_overlay_rows,
+    errors_overlay,
+    uncertainty_overlay,
+)
+from segment.pictures.palettes import WRONG, palette
 from segment.pictures.sheets import MARGIN, SheetRow, contact_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.regions.components import regions_of
+from segment.report.html.page import ASSETS
 
 # overlays
 
@@ -143,6 +153,19 @@ def test_an_overlay_of_arrays_of_different_sizes_is_refused() -> None:
         uncertainty_overlay(street(), np.zeros((31, 32)), high=1.0)
     with pytest.raises(WrongUse, match="one size"):
         classes_over(street(), blocks(31, 32))
+
+
+def test_wrong_pixels_have_the_colour_of_the_html_report_and_right_ones_are_grey() -> None:
+    wrong, unknown = np.eye(32), np.zeros((32, 32))
+    unknown[:, 0] = 1 - wrong[:, 0]
+    shown = errors_overlay(street(), wrong, unknown, no_class=(1, 2, 3))
+    assert (shown[wrong == 1] == WRONG).all()
+    assert (shown[unknown == 1] == (1, 2, 3)).all()
+    right = shown[(wrong == 0) & (unknown == 0)].astype(int)
+    assert (np.ptp(right, axis=1) == 0).all()
+    assert (right >= 255 * PALE - 1).all(), "pale, so that the wrong ones are seen"
+    script = (ASSETS / "layers.js").read_text(encoding="utf-8")
+    assert f"const WRONG = {list(WRONG)};" in script
 
 
 # sheets

@@ -26,9 +26,10 @@ from segment.images.read import read_image
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
-from segment.pictures.heatmaps import ABSENT, heatmap
+from segment.pictures.heatmaps import ABSENT, Scale, heatmap, level_legend
 from segment.pictures.overlays import HIDDEN
-from segment.pictures.palettes import palette
+from segment.pictures.palettes import WRONG, palette
+from segment.pictures.sheets import SMALL
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.sheet import EACH, KEPT, SheetCandidates, chosen
 from segment.report.run_files.style import PictureStyle
@@ -209,6 +210,48 @@ def test_the_sheet_holds_the_images_in_order_with_their_ground_truth(tmp_path: P
     with pytest.raises(WrongUse, match="None of the 3 images has a label map that ends in '_L'"):
         predict(NETWORK, str(images), bank, tmp_path / "none", plan, labels=labels, label_suffix="_L")
     assert not (tmp_path / "none").exists()
+
+
+def test_with_labels_the_sheet_shows_wrong_pixels_and_not_those_that_are_void(
+    tmp_path: Path, images: Path, bank: Bank
+) -> None:
+    labels, void = tmp_path / "labels", 2
+    labels.mkdir()
+    truth = np.arange(40 * 64).reshape(40, 64).astype(np.uint8) % 7  # 4, 5 and 6 are no class
+    for id in ("000", "001"):  # 002 has none
+        Image.fromarray(truth).save(labels / f"{id}.png")
+    network = replace(NETWORK, card=replace(NETWORK.card, void=void))
+    predict(network, str(images), bank, tmp_path / "run", labels=labels)
+    sheet, factor = picture(tmp_path / "run" / "sheet.png"), 3  # a thumbnail is three times as high
+    shown = (sheet == WRONG).all(axis=-1).sum() - (SMALL - 2) ** 2  # without its key
+    masks = [np.load(tmp_path / "run" / id / "maps.npz")["prediction"] for id in ("000", "001")]
+    wrong = sum(int(((mask != truth) & (truth < 4) & (truth != void)).sum()) for mask in masks)
+    assert wrong
+    assert shown == wrong * factor**2
+    before = (tmp_path / "run" / "sheet.png").read_bytes()
+    predict(network, str(images), bank, tmp_path / "run", labels=labels, resume=True)
+    assert (tmp_path / "run" / "sheet.png").read_bytes() == before
+
+
+def test_the_legend_of_a_run_has_every_class_and_every_measure_s_scale(
+    tmp_path: Path, images: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[str] = []
+
+    def noted(width: int, scale: Scale, *, size: int) -> NDArray[np.uint8]:
+        scales.append(scale.title)
+        return level_legend(width, scale, size=size)
+
+    monkeypatch.setattr("segment.pictures.sheets.level_legend", noted)
+    plan = PredictPlan(heat="margin", maps=("prediction", "variance", "margin", "predicted_std"))
+    predict(NETWORK, str(images), bank, tmp_path / "run", plan)
+    assert scales[-3:] == ["1 − margin", "variance", "std of the predicted class"]
+    legend = picture(tmp_path / "run" / "legend.png")
+    for colour in palette(4):
+        assert (legend == colour).all(axis=-1).sum() == (SMALL - 2) ** 2
+    (tmp_path / "run" / "legend.png").unlink()
+    predict(NETWORK, str(images), bank, tmp_path / "run", plan, resume=True)
+    np.testing.assert_array_equal(picture(tmp_path / "run" / "legend.png"), legend)
 
 
 def test_what_was_asked_for_and_is_left_out_is_one_warning_each(

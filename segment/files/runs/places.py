@@ -25,7 +25,7 @@ WINDOWS = ".windows"
 """Folder of what is estimated of large rasters, until they are put together."""
 TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
 ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
-RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
+RESULTS = ("scores.json", "per_image.csv", "sheet.png", "legend.png", "triaged.json", "triaged.csv")
 TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
 """Names of the run itself in its folder: no image may be called so."""
 

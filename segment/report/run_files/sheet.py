@@ -1,4 +1,4 @@
-"""A run to its contact sheet: which images it shows, and their thumbnails.
+"""A run to its contact sheet: which images it shows, and their thumbnails; and its legend.
 
 Must not know how an image is estimated. The choice is by rank of the mean uncertainty: it is no random sample.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import SegmentError, count_of
@@ -24,9 +25,9 @@ from segment.images.find import Source
 from segment.images.read import read_label
 from segment.networks.load import Network
 from segment.pictures.heatmaps import ABSENT, heatmap
-from segment.pictures.overlays import uncertainty_overlay
-from segment.pictures.palettes import Picture, colour_mask, no_class_colour
-from segment.pictures.sheets import SheetRow, contact_sheet
+from segment.pictures.overlays import errors_overlay, uncertainty_overlay
+from segment.pictures.palettes import WRONG, Picture, colour_mask, no_class_colour
+from segment.pictures.sheets import SheetRow, contact_sheet, legend_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.image_files import ImageResult, likeliest
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, opened_maps
@@ -47,7 +48,7 @@ LARGEST = 2**25
 SMALL, ALONE = (HEIGHT, WIDEST), (3 * HEIGHT, 3 * WIDEST)
 """Pixels of a thumbnail, and of one in the sheet of a single image."""
 
-TRUTH, NO_CLASS, NO_DATA = "ground truth", "no class", "no data"
+TRUTH, ERRORS, NO_CLASS, NO_DATA = "ground truth", "errors", "no class", "no data"
 Thumbnails = dict[str, Picture]
 """Column -> picture of one image's row."""
 
@@ -122,6 +123,8 @@ def _row(
         row[TRUTH] = thumbnail(_coloured(truth, style), *size)
     if mask is not None:
         row["prediction"] = thumbnail(_coloured(mask, style), *size)
+    if truth is not None and mask is not None:
+        row[ERRORS] = _errors(small, truth, mask, style, size)
     nothing = np.full(small.shape[:2], np.nan, np.float32)  # of a measure that is withheld
     shown = {name: thumbnail(maps[name], *size) if name in maps else nothing for name in measures}
     row |= {style.scales[name].title: heatmap(shown[name], high=style.scales[name].high) for name in measures}
@@ -142,6 +145,24 @@ def _coloured(labels: Plane, style: PictureStyle) -> ComputedRows:
     return ComputedRows((*labels.shape[-2:], 3), np.dtype(np.uint8), of)
 
 
+def _errors(image: Picture, truth: Plane, mask: Plane, style: PictureStyle, size: tuple[int, int]) -> Picture:
+    """The image's thumbnail with its wrong pixels, and without what is not scored."""
+
+    def known(rows: slice) -> NDArray[np.bool_]:
+        label, predicted = (np.asarray(labels[rows]).astype(np.int64) for labels in (truth, mask))
+        classes = len(style.palette)
+        return (label >= 0) & (label < classes) & (label != style.void) & (predicted >= 0) & (predicted < classes)
+
+    def wrong(rows: slice) -> NDArray[np.float32]:
+        return (known(rows) & (np.asarray(truth[rows]) != np.asarray(mask[rows]))).astype(np.float32)
+
+    def unknown(rows: slice) -> NDArray[np.float32]:
+        return (~known(rows)).astype(np.float32)
+
+    shares = (thumbnail(ComputedRows(mask.shape[-2:], np.dtype(np.float32), of), *size) for of in (wrong, unknown))
+    return errors_overlay(image, *shares, no_class=no_class_colour(style.palette))
+
+
 def write_sheet(
     run: Run,
     style: PictureStyle,
@@ -151,7 +172,7 @@ def write_sheet(
     read: Callable[[Source], Picture],
     truth: Callable[[Source], Plane | None],
 ) -> Path | None:
-    """`sheet.png`; None where no image is done.
+    """`sheet.png`, and `legend.png` for the other pictures; None where no image is done.
 
     kept: id -> its row; the row of any other image is read from its files
     read: a source's image (H W 3); truth: its label ids, None without a label
@@ -177,44 +198,46 @@ def write_sheet(
     if not rows:
         return None
     titles = list(dict.fromkeys(title for row in rows for title in row.pictures))
-    if TRUTH in titles:  # an image without a label has an empty cell
-        titles.remove(TRUTH)
-        titles.insert(1, TRUTH)
+    for place, title in ((1, TRUTH), (3, ERRORS)):
+        if title in titles:  # an image without a label has an empty cell
+            titles.remove(title)
+            titles.insert(place, title)
     rows = [_completed(row, titles) for row in rows]
     draws = max(int(done[id]["draws"]) for id in by_id)
     classes = {name: tuple(map(int, colour)) for name, colour in zip(style.classes, style.palette, strict=True)}
+    class_key = dict(classes)
     hidden = any((row.pictures[style.scale.title] == ABSENT).all(axis=-1).any() for row in rows)
     unclaimed = TRUTH in titles or style.head == "multilabel"
     if names := [*([NO_CLASS] if unclaimed else []), *([NO_DATA] if hidden else [])]:
         classes[" or ".join(names)] = no_class_colour(style.palette)
     if hidden and ABSENT not in classes.values():
         classes["no value of a measure"] = ABSENT
-    picture = contact_sheet(
-        rows,
-        title=network.name,
-        subtitle=_subtitle(len(rows), len(by_id), style.scale.title, draws),
-        classes=classes,
-        scales=[style.scales[name] for name in columns_of(style, maps)],
-    )
+    classes |= {"wrong": WRONG} if ERRORS in titles else {}
+    scales = [style.scales[name] for name in columns_of(style, maps)]
+    words = subtitle(len(rows), len(by_id), style.scale.title, draws)
+    picture = contact_sheet(rows, title=network.name, subtitle=words, classes=classes, scales=scales)
     path = run.folder / "sheet.png"
     write_png(path, picture)
+    words = f"overlay.png: classes. overlay_uncertainty.png: {style.scale.title}. Bright: uncertain."
+    legend = legend_sheet(network.name, words, class_key, list(style.scales.values()))
+    write_png(run.folder / "legend.png", legend)
     return path
 
 
-def _subtitle(shown: int, total: int, measure: str, draws: int) -> str:
-    """States how the images were chosen.
+def subtitle(shown: int, total: int, measure: str, draws: int) -> str:
+    """States how the images were chosen, and how to read the pictures.
 
-    >>> _subtitle(1, 1, "variance", 8)
-    '1 image, 8 draws.'
+    >>> subtitle(1, 1, "variance", 8)
+    '1 image, 8 draws. Bright: uncertain. Overlay: variance over the image.'
     """
-    passes = count_of(draws, "draw")
+    passes, how = count_of(draws, "draw"), f"Bright: uncertain. Overlay: {measure} over the image."
     if total == 1:
-        return f"1 image, {passes}."
+        return f"1 image, {passes}. {how}"
     if shown == total:
-        return f"All {total} images, {passes}. Ordered by mean {measure}, the most uncertain first."
+        return f"All {total} images, {passes}. Ordered by mean {measure}, the most uncertain first. {how}"
     return (
         f"{shown} of {total:,} images, {passes}. A choice by mean {measure}, no random sample: the most uncertain, "
-        "those around the median, and the least uncertain."
+        f"those around the median, and the least uncertain. {how}"
     )
 
 

@@ -20,6 +20,7 @@ class PictureStyle:
     """heat: the measure that overlays show and images are ordered by; scales: measure -> its colours.
 
     palette: K 3. classes: K names. origins: measure -> where its last colour comes from
+    void: the label that is not scored
     """
 
     heat: str
@@ -28,6 +29,7 @@ class PictureStyle:
     classes: tuple[str, ...]
     head: Head
     origins: Mapping[str, str]
+    void: int | None = None
 
     @staticmethod
     def of(
@@ -51,7 +53,8 @@ class PictureStyle:
         if heat_max is not None:
             highs[heat], origins[heat] = heat_max, "--heat-max"
         scales = {name: scale_of(name, count, card.head, high) for name, high in highs.items()}
-        return PictureStyle(heat, scales, palette(count, card.palette), network.class_names, card.head, origins)
+        colours = palette(count, card.palette)
+        return PictureStyle(heat, scales, colours, network.class_names, card.head, origins, card.void)
 
     @property
     def bare(self) -> tuple[int, ...]:
