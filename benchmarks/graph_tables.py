@@ -56,4 +56,4 @@ def graphs() -> list[str]:
         f"T = {result['draws']}, {result['size']}. Ratios: of the shortest seconds / the median of processor time. The "
         "measurements below the table name the processor of each row."
     )
-    return [opening, "", *markdown(COLUMNS, rows), "", *(line for name in sources for line in (made(name), ""))][:-1]
+    return [opening, "", *markdown(COLUMNS, rows), "", made(*sources)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ def measured(name: str) -> dict[str, Any]:
     return contents
 
 
-def made(name: str) -> str:
-    """The source of a table's numbers, in one line."""
+def made(*names: str) -> str:
+    """The sources of a table's numbers, folded: in HTML, which GitHub and the documentation site show alike."""
+    return f"<details><summary>How it was measured</summary>{'<br>'.join(map(_source, names))}</details>"
+
+
+def _source(name: str) -> str:
     source = measured(name)
-    machine = source["machine"]
+    machine, command = source["machine"], escape(source["command"], quote=False)
     vectors = f" ({machine['vectors']})" if "vectors" in machine else ""
     return (
-        f"`{source['command']}`, {source['date']}, torch {source['versions']['torch']}, {machine['cores']} cores of "
-        f"{machine['processor']}{vectors}: `docs/measured/{name}.json`."
+        f"<code>{command}</code>, {source['date']}, torch {source['versions']['torch']}, "
+        f"{machine['cores']} cores of {machine['processor']}{vectors}: <code>docs/measured/{name}.json</code>."
     )
 
 

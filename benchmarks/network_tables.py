@@ -25,7 +25,7 @@ def networks() -> Lines:
     ways = Counter(row["way"] for row in rows if row["way"])
     opening = (
         f"{len(rows)} networks: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}. "
-        f"Passes ran {', '.join(f'{name} in {count}' for name, count in ways.most_common())}. {made('networks')}"
+        f"Passes ran {', '.join(f'{name} in {count}' for name, count in ways.most_common())}."
     )
     columns = (
         "network",
@@ -40,7 +40,7 @@ def networks() -> Lines:
         "remark",
     )
     right = [column not in ("network", "passes", "remark") for column in columns]
-    return [opening, "", *markdown(columns, [_network_cells(row) for row in rows], right=right)]
+    return [opening, "", *markdown(columns, [_network_cells(row) for row in rows], right=right), "", made("networks")]
 
 
 def families() -> Lines:

@@ -24,7 +24,7 @@ def kills(names: Sequence[str]) -> Lines:
             different = sum(len(kind["different"]) for kind in kinds.values())
             rows.append([f"`{command}`", *ended, str(completed), str(different)])
     columns = ("command", *KINDS.values(), "runs ended", "files that differ")
-    return [*markdown(columns, rows), "", *(made(name) for name in names)]
+    return [*markdown(columns, rows), "", made(*names)]
 
 
 def endurance() -> Lines:
@@ -80,4 +80,4 @@ def busy(names: Mapping[str, str]) -> Lines:
         shares = [f"{part / sum(parts):.1%}" for part in parts]
         rows.append([words, str(timings["images"]), *shares])
     columns = ("run", "images", "network", "waiting for images", "waiting for files")
-    return [*markdown(columns, rows), "", *(made(name) for name in names.values())]
+    return [*markdown(columns, rows), "", made(*names.values())]

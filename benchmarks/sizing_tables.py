@@ -61,7 +61,7 @@ def check() -> Lines:
     columns = ("workers", "cores that others took", "simulated, s", "measured, s", "error", "images/s, measured")
     return [
         *(words, "", *markdown(columns, rows, right=[False, *[True] * 5]), ""),
-        *(made("sizing_workers"), made("sizing")),
+        made("sizing_workers", "sizing"),
     ]
 
 

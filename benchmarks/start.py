@@ -1,4 +1,4 @@
-"""The five-minute start with a clock: `python -m benchmarks.start`.
+"""The first steps with a clock: `python -m benchmarks.start`.
 
 Clones the repository into an empty folder and runs the commands of docs/index.md there, block by block, as a newcomer
 would. Prints the seconds of each as JSON. Must not know what the commands are: they stand on the page.

@@ -69,7 +69,7 @@ def camvid(evaluated: Sequence[str]) -> Lines:
 def evaluation(name: str) -> Lines:
     """All scores of one evaluation with their intervals, and what MCBN gains."""
     result = measured(name)["result"]
-    lines = [f"{counted(result['scores'])}; {made(name)}", "", *markdown(COLUMNS, table(result["scores"]))]
+    lines = [f"{counted(result['scores'])}:", "", *markdown(COLUMNS, table(result["scores"]))]
     rows = []
     for gain in result["comparisons"]["gains"]:
         for score in ("nll", "miou", "error_auroc of the best measure"):
@@ -77,7 +77,7 @@ def evaluation(name: str) -> Lines:
             if entry is not None and entry["value"] is not None:
                 span = f"{short(entry['value'], 4)} ({short(entry['low'], 4)} to {short(entry['high'], 4)})"
                 rows.append([f"{gain['method']} over {gain['rival']}", score.replace("_", " "), span, verdict(entry)])
-    return [*lines, "", *markdown(("gain", "score", "difference (95 %)", "significant"), rows)]
+    return [*lines, "", *markdown(("gain", "score", "difference (95 %)", "significant"), rows), "", made(name)]
 
 
 def binning() -> Lines:
@@ -113,26 +113,24 @@ def against_trained() -> Lines:
 def tuning(name: str, evaluated: str) -> Lines:
     """Why a setting was chosen, then what it gave on test images beside every other method."""
     result = measured(evaluated)["result"]
-    opening = f"{measured(name)['result']['why']} {made(name)}"
-    return [opening, "", f"{counted(result['scores'])}:", "", *tuned(result), "", made(evaluated)]
+    why, images = measured(name)["result"]["why"], counted(result["scores"])
+    return [why, "", f"{images}:", "", *tuned(result), "", made(name, evaluated)]
 
 
 def curves(name: str) -> Lines:
     result = measured(name)["result"]
-    opening = f"{counted(result)}. {made(name)}"
-    return [opening, "", *curves_table(result), "", *cost_verdict(result)]
+    return [f"{counted(result)}:", "", *curves_table(result), "", *cost_verdict(result), "", made(name)]
 
 
 def comparisons(names: Mapping[str, str], columns: Mapping[str, str]) -> Lines:
     of = {words: measured(name)["result"] for words, name in names.items()}
-    sources = " ".join(made(name) for name in names.values())
-    return [*compared_runs(of, columns), "", sources]
+    return [*compared_runs(of, columns), "", made(*names.values())]
 
 
 def ranked(names: Sequence[str]) -> Lines:
     """How images of every network are ranked, then the commands."""
     networks = {name.removeprefix("ranking_"): measured(name)["result"]["ranking"] for name in names}
-    return [*rankings(networks), "", " ".join(made(name) for name in names)]
+    return [*rankings(networks), "", made(*names)]
 
 
 def audit(name: str) -> str:
@@ -188,8 +186,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.scenes": partial(curves, "sweep_scenes"),
     "curves.unet": partial(curves, "sweep_unet_lite0"),
     "curves.enet": partial(curves, "sweep_enet"),
-    "distilled": lambda: [*distilled([measured(name)["result"] for name in DISTILLED]), "", *map(made, DISTILLED)],
-    "heads": lambda: [*trained_heads([measured(name)["result"] for name in HEADS]), "", *map(made, HEADS)],
+    "distilled": lambda: [*distilled([measured(name)["result"] for name in DISTILLED]), "", made(*DISTILLED)],
+    "heads": lambda: [*trained_heads([measured(name)["result"] for name in HEADS]), "", made(*HEADS)],
     "passes": lambda: [*beside_others(measured("passes")["result"]), "", made("passes")],
     "curves.cifar": partial(curves, "sweep_cifar"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
@@ -234,7 +232,7 @@ def large_raster() -> str:
 
 
 def start() -> str:
-    """What the five-minute start took."""
+    """What the first steps took."""
     seconds = measured("start")["result"]["seconds"]
     install, see = (seconds[part] / 60 for part in ("install", "see it"))
     return f"{install:.1f} minutes to install, {see:.1f} for the commands under *See it*"

@@ -31,8 +31,8 @@ def triage(name: str, unit: str, measures: Sequence[str]) -> Lines:
             rows.append([label, promise, short(row["limit"], 2), short(row["loss"], 4), *violated, *shares])
     right = [column not in ("network", "promise") for column in columns]
     images = " and ".join(dict.fromkeys(str(network["images"]) for network in result["networks"]))
-    opening = f"{result['splits']} splits of {images} images, {result['calibration']} to calibrate on. {made(name)}"
-    return [opening, "", *markdown(columns, rows, right=right)]
+    opening = f"{result['splits']} splits of {images} images, {result['calibration']} to calibrate on:"
+    return [opening, "", *markdown(columns, rows, right=right), "", made(name)]
 
 
 def triage_sequences(name: str, limit: float) -> Lines:
@@ -50,6 +50,6 @@ def triage_sequences(name: str, limit: float) -> Lines:
     right = [column not in ("network", "calibrated on", "used on", "shift") for column in columns]
     closing = (
         f"At a limit of {short(limit, 2)}. At all three, the loss exceeds the limit in {above} of {count} cases, "
-        f"and the shift is seen in {seen} of these. {made(name)}"
+        f"and the shift is seen in {seen} of these."
     )
-    return [*markdown(columns, rows, right=right), "", closing]
+    return [*markdown(columns, rows, right=right), "", closing, "", made(name)]
