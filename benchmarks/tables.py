@@ -22,10 +22,11 @@ from benchmarks.measured_files import made, measured, short
 from benchmarks.network_tables import families, networks
 from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
 from benchmarks.triage_tables import triage, triage_sequences
+from segment.errors import count_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_text
 from segment.report.comparison import best_entry
-from segment.report.tables import COLUMNS, counted, table, verdict
+from segment.report.tables import COLUMNS, counted, gained, table
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -76,7 +77,9 @@ def evaluation(name: str) -> Lines:
             entry = gain["differences"].get(score)
             if entry is not None and entry["value"] is not None:
                 span = f"{short(entry['value'], 4)} ({short(entry['low'], 4)} to {short(entry['high'], 4)})"
-                rows.append([f"{gain['method']} over {gain['rival']}", score.replace("_", " "), span, verdict(entry)])
+                rows.append(
+                    [f"{gain['method']} over {gain['rival']}", score.replace("_", " "), span, gained(score, entry)]
+                )
     return [*lines, "", *markdown(("gain", "score", "difference (95 %)", "significant"), rows), "", made(name)]
 
 
@@ -113,8 +116,8 @@ def against_trained() -> Lines:
 def tuning(name: str, evaluated: str) -> Lines:
     """Why a setting was chosen, then what it gave on test images beside every other method."""
     result = measured(evaluated)["result"]
-    why, images = measured(name)["result"]["why"], counted(result["scores"])
-    return [why, "", f"{images}:", "", *tuned(result), "", made(name, evaluated)]
+    why = re.sub(r"T=(\d+)", lambda of: count_of(int(of[1]), "pass"), measured(name)["result"]["why"])  # of older runs
+    return [why, "", f"{counted(result['scores'])}:", "", *tuned(result), "", made(name, evaluated)]
 
 
 def curves(name: str) -> Lines:

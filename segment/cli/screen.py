@@ -53,8 +53,8 @@ _quiet = False
 last_error = ""
 """What `refuse` showed; "" before."""
 
-UNITS = {"recording draws": "draws", "training": "steps"}
-"""What a stage counts, where that is not images."""
+UNITS = {"recording draws": "draws", "training": "steps", "intervals of": "settings", "cross-validating": "settings"}
+"""What a stage counts, where that is not images, by how its name begins."""
 
 
 def set_quiet(*, quiet: bool) -> None:
@@ -92,7 +92,7 @@ class ProgressBars:
         rates = []
         if done > done_before:
             seconds = max(time.monotonic() - start, 1e-6)
-            unit = UNITS.get(stage, "images")
+            unit = _unit(stage)
             rates.append(f"{_short((done - done_before) / seconds)} {unit}/s")
             if draws > draws_before and unit == "images":
                 rates.append(f"{_short((draws - draws_before) / seconds)} draws/s")
@@ -120,7 +120,7 @@ class ProgressLines:
         if now - self._last < self._every or not stage:
             return
         self._last = now
-        unit = UNITS.get(stage, "images")
+        unit = _unit(stage)
         rate = (done - before) / max(now - start, 1e-6)
         so_far, left = f"{_clock(now - start)} so far", (total - done) / max(rate, 1e-6)
         rest = f"{_short(rate)} {unit}/s, {_clock(left)} left" if rate > 0 else so_far
@@ -130,6 +130,15 @@ class ProgressLines:
         """Lines also while a step takes long, as a large raster's does, until the job has ended."""
         while not ended.wait(max(self._every, 1.0)):
             self.line()
+
+
+def _unit(stage: str) -> str:
+    """What a stage counts.
+
+    >>> _unit("intervals of clean images"), _unit("evaluating")
+    ('settings', 'images')
+    """
+    return next((unit for begin, unit in UNITS.items() if stage.startswith(begin)), "images")
 
 
 def _clock(seconds: float) -> str:
@@ -204,8 +213,18 @@ def _shown_progress() -> Iterator[Progress]:
         yield ProgressBars(bar)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = (), keys: int = 1) -> None:
+def table(
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    *,
+    words: Collection[str] = (),
+    keys: int = 1,
+    ends: Collection[int] = (),
+) -> None:
     """A table: numbers right; the first `keys` columns and those named in `words` left.
+
+    ends: numbers of rows below which a section of the table ends.
 
     One that is wider than the screen goes on in further tables, which repeat those first columns: they name a row.
     """
@@ -218,8 +237,8 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
             left = number < keys or columns[number] in words
             how: Any = {} if left else {"justify": "right", "no_wrap": True}
             shown.add_column(Text(columns[number]), overflow="fold", **how)
-        for row in rows:
-            shown.add_row(*(Text(row[number]) for number in chosen))
+        for place, row in enumerate(rows):
+            shown.add_row(*(Text(row[number]) for number in chosen), end_section=place in ends)
         out.print(shown)
 
 

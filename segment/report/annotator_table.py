@@ -7,7 +7,7 @@ from typing import Any
 
 from segment.report.tables import compact
 
-ANNOTATOR_COLUMNS = ("method", "mIoU, mean", "mIoU, each", "NLL, mean", "disagreement AUROC")
+ANNOTATOR_COLUMNS = ("method", "mIoU ↑, mean", "mIoU ↑, each", "NLL ↓, mean", "disagreement AUROC ↑")
 
 
 def annotator_rows(scores: Mapping[str, Any]) -> list[list[str]]:

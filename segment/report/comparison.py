@@ -163,7 +163,7 @@ def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
     ]
 
 
-def _corrected(families: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Entry]]:
+def corrected(families: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Entry]]:
     """The differences with `holm_p`: p after Holm's correction over all of them that have an interval."""
     p = {
         f"{family}|{name}": entry["p"]
@@ -188,7 +188,7 @@ def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
             entries = {title: all_methods.difference(title, method, rival) for title in titles}
             known = {title: entry for title, entry in entries.items() if entry is not None}
             gained.append(Gain(method, rival, (methods[method].passes, methods[rival].passes), known))
-    adjusted = _corrected({f"{gain.method} {gain.rival}": gain.differences for gain in gained})
+    adjusted = corrected({f"{gain.method} {gain.rival}": gain.differences for gain in gained})
     return [replace(gain, differences=adjusted[f"{gain.method} {gain.rival}"]) for gain in gained]
 
 

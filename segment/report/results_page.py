@@ -13,9 +13,11 @@ from segment.files.text_tables import markdown
 from segment.files.writing import write_text
 from segment.images.find import Source
 from segment.ranking.quality import finding
+from segment.report.best_methods import BEST_TWO, best_two, in_short
 from segment.report.comparison import COMMON
 from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Sweep
-from segment.report.tables import BEST_TWO, COLUMNS, best_two, counted, in_short, number, table
+from segment.report.sweep_words import shown_names, sweep_sentences
+from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, number_column, table
 from segment.stores.copies import here
 from segment.stores.requests import size_of_file
 from segment.stores.urls import is_url, url_of
@@ -47,7 +49,7 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     lines += [] if evaluation.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _how_made(evaluation, banks), ""]
     lines += _table(COLUMNS, table(evaluation.scores))
-    lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
+    lines += ["", f"{ARROWS} Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
     lines += [f"- {name}: {note}." for name, note in evaluation.notes.items()]
     if evaluation.validation.temperatures:
         fitted = ", ".join(f"{name} {in_words(value)}" for name, value in evaluation.validation.temperatures.items())
@@ -90,34 +92,35 @@ def image_ranking_sentences(ranking: Mapping[str, Any]) -> list[str]:
 def sweep_section(swept: Sweep, title: str) -> str:
     """The section of one sweep: the best settings on clean images, then each corruption by severity."""
     clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=lambda row: row.nll)
-    columns = ("setting", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy", "variance")
-    names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
+    scores = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
+    columns = ("setting", "s/image", *map(heading, scores[:4]), "error AUROC ↑, entropy", "variance")
+    shared, names = shown_names(swept.rows)
     shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
-    rows = [
-        [row.name, f"{row.result['seconds']:.2f}", *(number(row.result["scores"].get(name)) for name in names)]
-        for row in shown
-    ]
+    cells = [number_column(row.result["scores"].get(score) for row in shown) for score in scores]
+    left = [[names[row.name] for row in shown], [f"{row.result['seconds']:.2f}" for row in shown]]
+    rows = [list(line) for line in zip(*left, *cells, strict=True)]
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
     images = clean[0].result["images"]
     lines = [f"## Sweep of {title}", "", *(f"- **Warning**: {line}" for line in swept.warnings)]
     lines += ["" for _ in swept.warnings[:1]]
-    lines += [f"{images} images; {of}{rest}.", "", *_table(columns, rows)]
+    lines += [*(f"- {line}" for line in sweep_sentences(swept.rows)), ""]
+    lines += [f"{images} images; {of}{rest}. {shared} {ARROWS}".replace("  ", " "), "", *_table(columns, rows)]
     for condition in dict.fromkeys(row.condition for row in swept.rows if row.condition != CLEAN):
-        lines += ["", *_along(swept, condition)]
+        lines += ["", *_along(swept, condition, names)]
     return "\n".join(lines) + "\n"
 
 
-def _along(swept: Sweep, condition: str) -> list[str]:
+def _along(swept: Sweep, condition: str, names: Mapping[str, str]) -> list[str]:
     """NLL, and error AUROC by predictive entropy, of every method along one corruption's severities."""
     rows = {(row.name, row.severity): row for row in swept.rows if row.condition in (CLEAN, condition)}
     severities = sorted({severity for _, severity in rows})
     lines = []
     for name in dict.fromkeys(name for name, severity in rows if severity > 0):
         entries = [rows[name, s].result["scores"] if (name, s) in rows else {} for s in severities]
-        lines.append([name, *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
-    heading = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
-    return heading + _table(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
+        lines.append([names[name], *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
+    title = [f"### Under {condition}: NLL ↓ / error AUROC ↑ by predictive entropy, by severity", ""]
+    return title + _table(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
 
 
 def _value(scores: Mapping[str, Any], name: str) -> str:

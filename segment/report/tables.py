@@ -1,4 +1,4 @@
-"""Scores as text: numbers with their intervals, tables for the terminal and for a page, and the result in sentences.
+"""Scores as text: numbers with their intervals, and tables for the terminal and for a page.
 
 Must not know how a score was made.
 """
@@ -6,13 +6,12 @@ Must not know how a score was made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segment.errors import count_of
-from segment.report.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
+from segment.report.comparison import BEST, best_entry, lower_is_better
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
-from segment.significance.paired import LEAST
 
 WORDS = {
     "miou": "mIoU",
@@ -32,8 +31,6 @@ WORDS = {
 }
 MOST = 8
 """Decimals of a number at the most; a smaller one is that of rounding."""
-GAIN_SCORES = ("nll", "miou", "error_auroc" + BEST)
-"""Scores that the sentence of a gain states."""
 
 
 def decimals(value: float, least: int = 3) -> int:
@@ -80,114 +77,51 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     return text
 
 
-def compact(entry: Mapping[str, Any] | None) -> str:
+def column_decimals(entries: Iterable[Mapping[str, Any] | None]) -> int:
+    """Decimals of all numbers of one column: as many as the one that has most.
+
+    >>> column_decimals([{"value": 0.0103}, {"value": 0.0039}, None, {"value": None}])
+    4
+    """
+    return max((entry_decimals(entry) for entry in entries if entry and entry["value"] is not None), default=3)
+
+
+def compact(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """The same on lines of their own, for a narrow column.
 
     >>> compact({"value": 0.5123, "low": 0.5, "high": 0.53, "bank_sd": 0.002}).split()
-    ['0.512', '.500-.530', '±.0020']
+    ['.512', '.500-.530', '±.0020']
     """
     if entry is None or entry["value"] is None:
         return "–"
-    digits = entry_decimals(entry)
-    lines = [f"{entry['value']:.{digits}f}"]
+    digits = entry_decimals(entry, digits)
+    lines = [short(entry["value"], digits)]
     if entry.get("low") is not None:
-        lines.append(f"{_short(entry['low'], digits)}-{_short(entry['high'], digits)}")
+        lines.append(f"{short(entry['low'], digits)}-{short(entry['high'], digits)}")
     if entry.get("bank_sd") is not None:
-        lines.append(f"±{_short(entry['bank_sd'], digits + 1)}")
+        lines.append(f"±{short(entry['bank_sd'], digits + 1)}")
     return "\n".join(lines)
 
 
-def _short(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+def compact_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    r"""The cells of one column, all with as many decimals.
 
-
-MASK_COLUMNS = ("method", "passes\ns/image", "mIoU", "accuracy", "NLL", "Brier")
-UNCERTAINTY_COLUMNS = ("method", "ECE", "error AUROC, by", "AUSE, by")
-
-
-def screen_tables(content: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows under MASK_COLUMNS and under UNCERTAINTY_COLUMNS: two tables that fit 80 columns."""
-    mask_rows, uncertainty_rows = [], []
-    for name, method in content["methods"].items():
-        scores = method["scores"]
-        cells = [compact(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier")]
-        mask_rows.append([name, f"{method['passes_per_image']}\n{method['seconds']:.2f}", *cells])
-        row = [name, compact(scores.get("ece"))]
-        for score in ("error_auroc", "ause"):
-            best = best_entry(score, scores)
-            measure = best.partition(".")[2].replace("_", " ")
-            row.append(f"{compact(scores.get(best))}\n{measure}".rstrip())
-        uncertainty_rows.append(row)
-    return mask_rows, uncertainty_rows
-
-
-COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier", "ECE", "error AUROC", "AUSE")
-
-
-def table(content: Mapping[str, Any]) -> list[list[str]]:
-    """One row a method, under COLUMNS; error AUROC and AUSE by the measure that does best in each, which is named."""
-    rows = []
-    for name, method in content["methods"].items():
-        scores = method["scores"]
-        row = [name, str(method["passes_per_image"]), f"{method['seconds']:.2f}"]
-        row += [number(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier", "ece")]
-        for score in ("error_auroc", "ause"):
-            best = best_entry(score, scores)
-            row.append(f"{number(scores[best])} {best.partition('.')[2]}" if best else "–")
-        rows.append(row)
-    return rows
-
-
-def counted(content: Mapping[str, Any]) -> str:
-    """How much was scored.
-
-    >>> counted({"images": 1, "pixels": 172800})
-    '1 image, 172,800 labelled pixels'
+    >>> compact_column([{"value": 0.0103, "low": 0.006, "high": 0.015}, {"value": 0.0039}])
+    ['.0103\n.0060-.0150', '.0039']
     """
-    return f"{count_of(content['images'], 'image')}, {content['pixels']:,} labelled pixels"
+    column = list(entries)
+    digits = column_decimals(column)
+    return [compact(entry, digits) for entry in column]
 
 
-BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")
-WIDTH = 78
-"""Characters of a line that is indented by two on a screen of 80 columns."""
-NAMED = 3
-"""Methods that a sentence names of those that the best is not significantly better than."""
+def short(value: float, digits: int, sign: str = "") -> str:
+    """A number without the zero before its point. sign: "+" to show it of positive numbers too.
 
-
-def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
-
-    Significant: the 95 % interval over images leaves out 0, p after Holm's correction over all scores and methods is at
-    most .05, and where there are several banks the difference is more than twice its standard deviation over them.
+    >>> short(0.5, 3), short(-0.5, 2), short(1.5, 1, "+")
+    ('.500', '-.50', '+1.5')
     """
-    rows = []
-    for comparison in comparisons:
-        row = [words(comparison.score)]
-        following = next(iter(comparison.differences))
-        for method in (comparison.best, following):
-            row += [
-                method + (f", {comparison.measures[method]}" if BEST in comparison.score else ""),
-                number(comparison.entries[method]),
-            ]
-        entry = comparison.differences[following]
-        rows.append([*row, number(entry, 4), verdict(entry)])
-    return rows
-
-
-def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
-    """A short entry a score for a screen, on two lines where one is too long: best method, next, significance.
-
-    Ranking scores are by each method's best measure; `best_two` has them by the common one too, and the intervals.
-    """
-    lines = []
-    for comparison in comparisons:
-        if not comparison.score.endswith(f".{COMMON}"):
-            following, entry = next(iter(comparison.differences.items()))
-            by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
-            score = words(comparison.score.partition(BEST)[0])
-            line, found = f"{score}: {comparison.best}, next {following} ({by}),", verdict(entry)
-            lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
-    return lines
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def words(score: str) -> str:
@@ -201,55 +135,91 @@ def words(score: str) -> str:
     return WORDS.get(name, name) + (", best measure" if best else f", {measure.replace('_', ' ')}" if measure else "")
 
 
-def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain], images: int) -> list[str]:
-    """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains.
+def arrow(score: str) -> str:
+    """The direction in which a score is better.
 
-    Significantly best: the difference from every other method is significant, not only that from the next. Of fewer
-    than LEAST images no test can call a difference significant, which is said in place of their outcomes.
+    >>> arrow("nll"), arrow("error_auroc of the best measure")
+    ('↓', '↑')
     """
-    plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
-    sure: dict[str, list[str]] = {}
-    open_: list[str] = []
-    for comparison in plain:
-        name = words(comparison.score.partition(BEST)[0])
-        near = [method for method, entry in comparison.differences.items() if verdict(entry) != SIGNIFICANT]
-        if near:
-            more = f" and {len(near) - NAMED} more" if len(near) > NAMED else ""
-            open_.append(f"**{comparison.best}** in {name} (against {', '.join(near[:NAMED])}{more})")
-        else:
-            sure.setdefault(comparison.best, []).append(name)
-    lines = []
-    if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
-        return ["One image gives no intervals, so no difference can be called significant."]
-    if images < LEAST:
-        lines += (
-            [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
-        )
-        return lines + [f"{_gain(gain)}." for gain in gained if gain.differences]
-    if sure:
-        best = sorted(sure.items(), key=lambda pair: -len(pair[1]))
-        lines.append(
-            "Significantly best: " + "; ".join(f"**{name}** in {', '.join(ones)}" for name, ones in best) + "."
-        )
-    if open_:
-        lines.append(f"Best, but not significantly against the methods named: {'; '.join(open_)}.")
-    return lines + [f"{_gain(gain)}; {_significant(gain)}." for gain in gained if gain.differences]
+    return "↓" if lower_is_better(score.partition(BEST)[0]) else "↑"
 
 
-def _gain(gain: Gain) -> str:
-    differences = [
-        f"{words(score.partition(BEST)[0])} {signed(gain.differences[score])}"
-        for score in GAIN_SCORES
-        if score in gain.differences
-    ]
-    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
-    return f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}"
+def heading(score: str, more: str = "") -> str:
+    """A score as the head of a column, with the direction in which it is better.
+
+    >>> heading("nll"), heading("error_auroc", ", by")
+    ('NLL ↓', 'error AUROC ↑, by')
+    """
+    return f"{words(score)} {arrow(score)}{more}"
 
 
-def _significant(gain: Gain) -> str:
-    significant = {score: entry for score, entry in gain.differences.items() if verdict(entry) == SIGNIFICANT}
-    better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in significant.items())
-    return f"significantly better in {better} of {len(gain.differences)} scores, worse in {len(significant) - better}"
+ARROWS = "↑ more is better, ↓ less is."
+MASK_SCORES = ("miou", "accuracy", "nll", "brier")
+MASK_COLUMNS = ("method", "passes\ns/image", *(heading(score).replace(" ", "\n") for score in MASK_SCORES))
+PAGE_SCORES = (*MASK_SCORES, "ece")
+RANKED = ("error_auroc", "ause")
+UNCERTAINTY_COLUMNS = ("method", heading("ece"), *(heading(score, ", by") for score in RANKED))
+
+
+def screen_tables(content: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows under MASK_COLUMNS and under UNCERTAINTY_COLUMNS: two tables that fit 80 columns."""
+    methods = content["methods"]
+    *of_masks, calibration = (compact_column(_entries(methods, score)) for score in PAGE_SCORES)
+    cost = [f"{method['passes_per_image']}\n{method['seconds']:.2f}" for method in methods.values()]
+    ranked = []
+    for score in RANKED:
+        names, entries = _by_best(methods, score)
+        measures = [name.partition(".")[2].replace("_", " ") for name in names]
+        cells = zip(compact_column(entries), measures, strict=True)
+        ranked.append([f"{cell}\n{measure}".rstrip() for cell, measure in cells])
+    return _rows(methods, cost, *of_masks), _rows(methods, calibration, *ranked)
+
+
+COLUMNS = ("method", "passes", "s/image", *map(heading, (*PAGE_SCORES, *RANKED)))
+
+
+def table(content: Mapping[str, Any]) -> list[list[str]]:
+    """One row a method, under COLUMNS; error AUROC and AUSE by the measure that does best in each, which is named."""
+    methods = content["methods"]
+    columns = [[str(method["passes_per_image"]) for method in methods.values()]]
+    columns.append([f"{method['seconds']:.2f}" for method in methods.values()])
+    columns += [number_column(_entries(methods, score)) for score in PAGE_SCORES]
+    for score in RANKED:
+        names, entries = _by_best(methods, score)
+        cells = zip(number_column(entries), names, strict=True)
+        columns.append([f"{cell} {name.partition('.')[2]}".rstrip() for cell, name in cells])
+    return _rows(methods, *columns)
+
+
+def number_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """As `compact_column`, of `number`."""
+    column = list(entries)
+    digits = column_decimals(column)
+    return [number(entry, digits) for entry in column]
+
+
+def _entries(methods: Mapping[str, Any], score: str) -> list[Mapping[str, Any] | None]:
+    return [method["scores"].get(score) for method in methods.values()]
+
+
+def _by_best(methods: Mapping[str, Any], score: str) -> tuple[list[str], list[Mapping[str, Any] | None]]:
+    """The name, and the entry, of a ranking score of each method by the measure that does best; "" without any."""
+    names = [best_entry(score, method["scores"]) for method in methods.values()]
+    entries = [method["scores"].get(name) for name, method in zip(names, methods.values(), strict=True)]
+    return names, entries
+
+
+def _rows(methods: Mapping[str, Any], *columns: list[str]) -> list[list[str]]:
+    return [list(row) for row in zip(methods, *columns, strict=True)]
+
+
+def counted(content: Mapping[str, Any]) -> str:
+    """How much was scored.
+
+    >>> counted({"images": 1, "pixels": 172800})
+    '1 image, 172,800 labelled pixels'
+    """
+    return f"{count_of(content['images'], 'image')}, {content['pixels']:,} labelled pixels"
 
 
 def signed(entry: Mapping[str, Any]) -> str:
@@ -285,3 +255,15 @@ def verdict(entry: Mapping[str, Any]) -> str:
     if entry.get("bank_sd") is not None and abs(entry["value"]) <= 2 * entry["bank_sd"]:
         return f"{NOT_SIGNIFICANT}: less than the banks differ"
     return SIGNIFICANT
+
+
+def gained(score: str, entry: Mapping[str, Any]) -> str:
+    """As `verdict`, which says of a significant gain whether it is one.
+
+    >>> gained("nll", {"value": -0.2, "low": -0.3, "high": -0.1})
+    'significantly better'
+    """
+    found = verdict(entry)
+    if found != SIGNIFICANT:
+        return found
+    return "significantly better" if (entry["value"] < 0) == (arrow(score) == "↓") else "significantly worse"

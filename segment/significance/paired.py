@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from segment.scores.functional.binning import Floats
 from segment.scores.intervals import middle_95
@@ -148,6 +148,21 @@ def seen_deviations(images: int, tests: int = 1) -> float | None:
     if images < 2 or tests * smallest_p(images) > LEVEL:
         return None
     return float((stats.norm.isf(LEVEL / (2 * tests)) + stats.norm.ppf(0.8)) / math.sqrt(images))
+
+
+def seen_by_t_test(images: int, tests: int = 1) -> float:
+    """As `seen_deviations`, of a two-sided t test of the mean, which any two images or more may pass.
+
+    >>> round(seen_by_t_test(100), 3), round(seen_by_t_test(6), 2), round(seen_by_t_test(6, tests=42), 2)
+    (0.283, 1.43, 3.34)
+    """
+    freedom = images - 1
+    limit = float(stats.t.isf(LEVEL / (2 * tests), freedom))
+
+    def power(noncentrality: float) -> float:
+        return float(stats.nct.sf(limit, freedom, noncentrality))
+
+    return float(optimize.brentq(lambda shift: power(shift) - 0.8, 0, 20 * limit, xtol=1e-6)) / math.sqrt(images)
 
 
 def smallest_difference(differences: Floats, *, tests: int = 1) -> float | None:  # N

@@ -41,6 +41,7 @@ from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
 from segment.report.results_page import sweep_section
+from segment.report.sweep_words import shown_names, sweep_sentences
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 
@@ -351,7 +352,7 @@ def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_
 def a_row(setting: Setting | None, draws: int, nll: float, method: str = "mcbn", severity: int = 0) -> Row:
     condition = "fog" if severity else CLEAN
     scores = {"nll": {"value": nll, "low": nll - 0.01, "high": nll + 0.01}}
-    result = {"seconds": 1.0, "scores": scores, OVER: {"nll": scores["nll"]}}
+    result = {"images": 1, "seconds": 1.0, "scores": scores, OVER: {"nll": scores["nll"]}}
     return Row(condition=condition, severity=severity, method=method, setting=setting, draws=draws, result=result)
 
 
@@ -378,10 +379,48 @@ def test_a_setting_without_nll_is_the_last_of_every_list_by_nll_and_one_of_0_the
     rows[0] = replace(rows[0], result={**rows[0].result, "scores": {"nll": {"value": None}}})
     swept = Sweep(Path("swept"), rows, {})
     by_nll = [rows[1].name, rows[2].name, rows[0].name]
+    short = ["mcbn, M=4", "mcbn, M=2", "mcbn, M=8"]
     page = sweep_section(swept, "a network")
-    assert [name for _, name in sorted((page.index(name), name) for name in by_nll)] == by_nll
-    assert [cells[0] for cells in best_rows(rows)[1]] == by_nll
+    assert "All that draw: transform training, layers all, T=4." in page
+    assert [name for _, name in sorted((page.index(name), name) for name in short)] == short
+    assert [cells[0] for cells in best_rows(rows)[1]] == short
     assert [line.strip().partition(":")[0] for line in repr(swept).splitlines()[1:]] == by_nll
+
+
+def test_a_sweep_says_for_each_shift_which_settings_differ_significantly_from_the_plain_network() -> None:
+    def drawn(draws: int, nll: float, p: float, severity: int) -> Row:
+        row = a_row(Setting(batch=8), draws, 0.5, severity=severity)
+        entry = {"value": nll, "low": nll - 0.01, "high": nll + 0.01, "p": p}
+        return replace(row, result={**row.result, "images": 40, OVER: {"nll": entry, "miou": entry}})
+
+    rows = [drawn(1, 0.001, 0.8, 0), drawn(4, 0.02, 0.02, 0), drawn(1, 0.2, 1e-6, 3), drawn(4, -0.2, 1e-6, 3)]
+    assert sweep_sentences(rows) == [
+        "clean: no setting differs significantly from deterministic in NLL or mIoU.",
+        "fog 3: significantly better than deterministic in NLL: mcbn, T=4. Significantly better in mIoU: mcbn, T=1. "
+        "Significantly worse in NLL: mcbn, T=1. Significantly worse in mIoU: mcbn, T=4.",
+    ], "p = .02 is not significant in one of 8 tests"
+    few = [replace(row, result={**row.result, "images": 5}) for row in rows]
+    assert sweep_sentences(few) == ["With 5 images no difference can be significant: 6 are the least."]
+    some = [replace(row, result={**row.result, "images": 12}) for row in rows]
+    assert sweep_sentences(some)[-1].startswith("12 images are few: a difference below 1.2 standard deviations")
+    assert sweep_sentences([replace(rows[0], result={"images": 40})]) == [], "no plain network to compare with"
+
+
+def test_the_name_of_a_setting_has_t_only_where_there_are_draws_and_no_value_that_all_share() -> None:
+    rows = [
+        a_row(None, 1, 0.5, "deterministic"),
+        a_row(None, 2, 0.5, "tta"),
+        a_row(Setting(batch=4), 1, 0.5, "mean_statistics"),
+        a_row(Setting(batch=4), 1, 0.5),
+        a_row(Setting(batch=8), 4, 0.5),
+    ]
+    shared, names = shown_names(rows)
+    assert shared == "All that draw: transform training, layers all."
+    short = ["deterministic", "tta, 2 passes", "mean_statistics, M=4", "mcbn, M=4, T=1", "mcbn, M=8, T=4"]
+    assert list(names.values()) == short
+    assert list(names) == [row.name for row in rows]
+    other = a_row(Setting(batch=8, layers="encoder"), 4, 0.5)
+    assert shown_names([*rows, other])[1][other.name] == "mcbn, M=8, layers encoder, T=4"
 
 
 def test_a_bank_that_was_given_has_its_name_in_the_table_and_no_axes_of_recording() -> None:

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from segment.jobs.labelled.leakage import few_hold
+from segment.report.best_methods import in_short
 from segment.report.comparison import MethodBoards, compare, gains
-from segment.report.tables import in_short, verdict
+from segment.report.tables import verdict
 from segment.scores.board import Score
 from segment.scores.intervals import poisson_weights
 from segment.scores.plan import ScorePlan

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from segment.cli import screen
+from segment.report.best_methods import BEST_TWO, best_two, best_two_lines, in_short
 from segment.report.comparison import Comparison, Gain
 from segment.report.html.charts import risk_coverage
 from segment.report.html.details import Sums
 from segment.report.html.words import finding
 from segment.report.tables import (
-    BEST_TWO,
+    COLUMNS,
     MASK_COLUMNS,
     UNCERTAINTY_COLUMNS,
-    best_two,
-    best_two_lines,
     compact,
-    in_short,
+    gained,
     number,
     screen_tables,
     signed,
+    table,
+    verdict,
 )
 from segment.scores.board import Entry
 
@@ -41,11 +43,10 @@ def compared(**differences: Entry) -> Comparison:
 def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_method() -> None:
     clear, open_ = difference(-0.02, 0.01, 0.001), difference(-0.03, 0.05, 0.2)
     assert in_short([compared(tta=clear, dropout=clear)], [], 9) == ["Significantly best: **mcbn** in NLL."]
-    assert in_short([compared(tta=clear, dropout=open_)], [], 9) == [
-        "Best, but not significantly against the methods named: **mcbn** in NLL (against dropout)."
-    ]
-    many = compared(**dict.fromkeys("abcde", open_))
-    assert in_short([many], [], 9)[0].endswith("**mcbn** in NLL (against a, b, c and 2 more).")
+    open_one = compared(tta=clear, dropout=open_)
+    assert in_short([open_one, replace(open_one, score="brier")], [], 9) == [
+        "Best, but not significantly against every other method: **mcbn** in NLL, Brier."
+    ], "a method is named once"
     (line,) = best_two_lines([compared(tta=clear, dropout=open_)])
     assert line == "NLL: mcbn, next tta (-0.02), significant"
     (line,) = best_two_lines([compared(dropout=open_)])
@@ -61,10 +62,10 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
 @pytest.mark.parametrize(
     ("value", "low", "high", "text", "narrow"),
     [
-        (0.00043, 0.00031, 0.00049, "0.00043 (0.00031..0.00049)", "0.00043 .00031-.00049"),
-        (0.0099, 0.0, 0.012, "0.010 (0.000..0.012)", "0.010 .000-.012"),
-        (0.0123, 0.0004, 0.03, "0.012 (0.000..0.030)", "0.012 .000-.030"),
-        (0.0, 0.0, 0.0004, "0.000 (0.000..0.000)", "0.000 .000-.000"),
+        (0.00043, 0.00031, 0.00049, "0.00043 (0.00031..0.00049)", ".00043 .00031-.00049"),
+        (0.0099, 0.0, 0.012, "0.010 (0.000..0.012)", ".010 .000-.012"),
+        (0.0123, 0.0004, 0.03, "0.012 (0.000..0.030)", ".012 .000-.030"),
+        (0.0, 0.0, 0.0004, "0.000 (0.000..0.000)", ".000 .000-.000"),
         (-1.5, -2.0, 0.5, "-1.500 (-2.000..0.500)", "-1.500 -2.000-.500"),
     ],
 )
@@ -112,6 +113,42 @@ def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> N
     assert in_short([], [gain], 6)[0].endswith("; significantly better in 0 of 1 scores, worse in 0.")
 
 
+def test_of_few_images_a_gain_is_first_said_to_be_seen_only_where_it_is_large() -> None:
+    clear, open_ = difference(-0.02, 0.01, 0.001), difference(-0.03, 0.05, 0.2)
+    gain = Gain("mcbn", "deterministic", (16, 1), {"nll": clear, "miou": clear, "brier": open_})
+    few, line, best = in_short([compared(tta=clear)], [gain], 6)
+    assert few.startswith("6 images are few: a gain below 1.9 standard deviations over images would be missed"), few
+    assert line.endswith("significantly better in 1 of 3 scores, worse in 1."), "6 images can show a large difference"
+    assert best == "Significantly best: **mcbn** in NLL."
+    assert in_short([], [gain], 30) == [line], "30 are not few"
+
+
+def test_a_significant_gain_is_called_better_or_worse_by_the_direction_of_its_score() -> None:
+    clear, open_ = difference(-0.02, 0.01, 0.001), difference(-0.03, 0.05, 0.2)
+    assert [gained(score, clear) for score in ("nll", "miou", "ause of the best measure")] == [
+        "significantly better",
+        "significantly worse",
+        "significantly better",
+    ]
+    assert gained("miou", open_) == verdict(open_)
+
+
+def test_numbers_of_one_column_have_as_many_decimals() -> None:
+    values = {"deterministic": 0.0103, "mcbn": 0.0039}
+    methods = {
+        name: {
+            "passes_per_image": 1,
+            "seconds": 1.0,
+            "scores": {"ece": {"value": value, "low": value - 0.0005, "high": value + 0.0005}},
+        }
+        for name, value in values.items()
+    }
+    shown = [row[1] for row in screen_tables({"methods": methods})[1]]
+    assert shown == [".0103\n.0098-.0108", ".0039\n.0034-.0044"]
+    written = [row[COLUMNS.index("ECE ↓")] for row in table({"methods": methods})]
+    assert written == ["0.0103 (0.0098..0.0108)", "0.0039 (0.0034..0.0044)"]
+
+
 def test_a_measure_that_is_equal_in_all_images_names_none_to_begin_with() -> None:
     measure = {"name": "variance", "title": "variance", "unit": "", "decimals": 4}
     rows = [{"id": name, "means": {"variance": 0.0}} for name in "ab"]
@@ -131,6 +168,6 @@ def test_the_tables_of_an_evaluation_fit_80_columns_whole(monkeypatch: pytest.Mo
     assert max(map(len, text.splitlines())) <= 80
     for name in names:
         assert text.count(name) == 2, "a row in each of two tables"
-    assert text.count("0.123") == 2 * 7
+    assert text.count(" .123") == 2 * 7
     assert text.count(".111-.135") == 2 * 7
     assert text.count("predictive entropy") == 2 * 2

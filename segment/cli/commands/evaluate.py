@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Axis,
     Every,
@@ -47,7 +48,9 @@ from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerNa
 from segment.stores.urls import url_of
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment evaluate my_card.yaml --images IMAGES --labels LABELS --bank bank.safetensors -o scores",
+)
 def evaluate(
     model: Model,
     images: Images,
@@ -122,15 +125,9 @@ def evaluate(
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
     from segment.report.annotator_table import ANNOTATOR_COLUMNS, annotator_rows
+    from segment.report.best_methods import best_two_lines, in_short
     from segment.report.results_page import check_page, evaluation_section, images_key, put_section
-    from segment.report.tables import (
-        MASK_COLUMNS,
-        UNCERTAINTY_COLUMNS,
-        best_two_lines,
-        counted,
-        in_short,
-        screen_tables,
-    )
+    from segment.report.tables import ARROWS, MASK_COLUMNS, UNCERTAINTY_COLUMNS, counted, screen_tables
 
     names = listed(methods)
     if names and not any(combination(name).augmented for name in names):
@@ -203,10 +200,11 @@ def evaluate(
             triage=asked_triage,
             tuned=None if tuned is None else read_tuned(tuned),
         )
+    pictures: list[Path] = []
     if plots:
         from segment.report.curves import plot_evaluation
 
-        plot_evaluation(evaluation.scores, evaluation.folder)
+        pictures = plot_evaluation(evaluation.scores, evaluation.folder)
     if report is not None:
         section = evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title)
         put_section(report, section_name, section, image_key)
@@ -216,14 +214,14 @@ def evaluate(
     else:
         for line in evaluation.warnings:
             screen.print_text(f"Warning: {line}")
+        for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
+            screen.print_text(line.replace("*", ""))
         mask_rows, uncertainty_rows = screen_tables(evaluation.scores)
         screen.table(f"{network.name}: {counted(evaluation.scores)}", list(MASK_COLUMNS), mask_rows)
-        screen.table("How right the uncertainty is", list(UNCERTAINTY_COLUMNS), uncertainty_rows)
+        screen.table(f"How right the uncertainty is ({ARROWS[:-1]})", list(UNCERTAINTY_COLUMNS), uncertainty_rows)
         if evaluation.comparisons:
             heading = "Best two methods in each score, their difference, and whether it is significant:"
             screen.print_text("\n  ".join([heading, *best_two_lines(evaluation.comparisons)]))
-            for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
-                screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():
             screen.print_text(f"{name}: {note}.")
         if evaluation.annotators:
@@ -239,5 +237,8 @@ def evaluate(
         if evaluation.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in evaluation.uncertain.items())
             screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
-        screen.print_text(f"All scores, curves and classes: {url_of(evaluation.folder / 'scores.json')}")
+        files = ["scores.json", "comparisons.json", "per_image.csv", *(picture.name for picture in pictures)]
+        page = "" if report is None else f" The page: {url_of(report)}."
+        screen.print_text(f"In {url_of(evaluation.folder)}: {', '.join(files)}.{page}")
+        screen.print_text(f"Then: {command_line('report', url_of(evaluation.folder), output='report.html')}")
     end_with_failures(evaluation.failed, output, held_out=evaluation.validation.failed, uncertain=evaluation.uncertain)

@@ -11,6 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Alphas,
     Axis,
@@ -127,6 +128,8 @@ def sweep(
     from segment.pictures.plots import needs_matplotlib
     from segment.report.curves import plot_sweep
     from segment.report.results_page import check_page, images_key, put_section, sweep_section
+    from segment.report.sweep_words import shown_names, sweep_sentences
+    from segment.report.tables import ARROWS
 
     names = listed(methods) or SWEPT.methods
     if not any(combination(name).passes == "dropout" for name in names):
@@ -200,10 +203,16 @@ def sweep(
     else:
         for line in result.warnings:
             screen.print_text(f"Warning: {line}")
-        columns, cells = best_rows(result.rows)
+        for line in sweep_sentences(result.rows):
+            screen.print_text(line)
+        columns, cells, ends = best_rows(result.rows)
         shifted = "shift" in columns  # then setting and shift name a row
         order = "best NLL first within each shift" if shifted else "best NLL first"
-        heading = f"{network.name}: {order}, {len(cells)} of {len(result.rows)} settings"
-        screen.table(heading, columns, cells, keys=2 if shifted else 1)
-        screen.print_text(f"All scores: {url_of(result.folder / 'sweep.csv')} and scores.json. Plots: {len(pictures)}.")
+        heading = f"{network.name}: {order}, {len(cells)} of {len(result.rows)} settings ({ARROWS[:-1]})"
+        if shared := shown_names(result.rows)[0]:
+            screen.print_text(shared)
+        screen.table(heading, columns, cells, keys=2 if shifted else 1, ends=ends)
+        files = ["sweep.csv", "scores.json", *(picture.name for picture in pictures)]
+        screen.print_text(f"In {url_of(result.folder)}: {', '.join(files)}.")
+        screen.print_text(f"Then: {command_line('report', url_of(result.folder), output='report.html')}")
     end_with_failures(result.failed, output)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from segment.files.text_tables import csv_text
 from segment.report.results import CLEAN, DETERMINISTIC, Row
-from segment.report.tables import compact
+from segment.report.sweep_words import shift_of, shown_names
+from segment.report.tables import compact_column, heading
 
 SHOWN = (
     "nll",
@@ -46,33 +47,33 @@ def sweep_csv(rows: Sequence[Row]) -> str:
 MOST = 10
 """Settings of a condition in the terminal, beside the deterministic one."""
 
-COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
+SCORES = ("nll", "miou", "ece", "error_auroc.predictive_entropy")
+COLUMNS = ("setting", "shift", "s/image", *map(heading, (*SCORES[:3], "error_auroc")))
 
 
-def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[int]]:
     """Columns and cells of the ten best settings by NLL, and of the deterministic ones, condition by condition.
 
     Args:
         rows: settings with their scores, in any order.
 
     Returns:
-        The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
-        Error AUROC is that of the predictive entropy.
+        The names of the columns, `shift` only where a corruption was applied, a row of cells a setting, and the
+        number of the last row of each condition. Error AUROC is that of the predictive entropy.
 
     """
-    cells_of_rows = []
+    chosen: list[Row] = []
+    ends = []
     conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
     for condition in conditions:
         same = [row for row in rows if (row.condition, row.severity) == condition]
         same.sort(key=lambda row: row.nll)
-        for rank, row in enumerate(same):
-            if rank < MOST or row.method == DETERMINISTIC:
-                cells = [
-                    compact(row.result["scores"].get(score))
-                    for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
-                ]
-                shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
-                cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
-    if conditions == [(CLEAN, 0)]:
-        return [name for name in COLUMNS if name != "shift"], [[row[0], *row[2:]] for row in cells_of_rows]
-    return list(COLUMNS), cells_of_rows
+        chosen += [row for rank, row in enumerate(same) if rank < MOST or row.method == DETERMINISTIC]
+        ends.append(len(chosen) - 1)
+    _, names = shown_names(rows)
+    columns = [[names[row.name] for row in chosen]]
+    columns += [[shift_of(row) for row in chosen]] if conditions != [(CLEAN, 0)] else []
+    columns.append([f"{row.result['seconds']:.2f}" for row in chosen])
+    columns += [compact_column(row.result["scores"].get(score) for row in chosen) for score in SCORES]
+    heads = [name for name in COLUMNS if name != "shift" or conditions != [(CLEAN, 0)]]
+    return heads, [list(cells) for cells in zip(*columns, strict=True)], ends

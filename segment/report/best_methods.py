@@ -1,0 +1,115 @@
+"""Which method is best in which score, what MCBN gains, and whether either is significant: in sentences and in rows.
+
+Must not know how a score was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from segment.report.comparison import BEST, COMMON, Comparison, Gain
+from segment.report.tables import arrow, gained, number, signed, verdict, words
+from segment.significance.corrections import SIGNIFICANT
+from segment.significance.paired import FEW, LEAST, seen_by_t_test
+
+GAIN_SCORES = ("nll", "miou", "error_auroc" + BEST)
+"""Scores that the sentence of a gain states."""
+BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")
+WIDTH = 78
+"""Characters of a line that is indented by two on a screen of 80 columns."""
+
+
+def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], images: int) -> list[str]:
+    """The result in sentences: what few images can show, what MCBN gains, which method is significantly best.
+
+    Significantly best: the difference from every other method is significant, not only that from the next. Of fewer
+    than LEAST images no test can call a difference significant, which is said in place of their outcomes.
+    """
+    plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
+    if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
+        return ["One image gives no intervals, so no difference can be called significant."]
+    known = [gain for gain in gains if gain.differences]
+    if images < LEAST:
+        few = [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
+        return few + [f"{_gain(gain)}." for gain in known]
+    return [*_few(known, images), *(f"{_gain(gain)}; {_outcome(gain)}." for gain in known), *_best(plain)]
+
+
+def _few(gains: Sequence[Gain], images: int) -> list[str]:
+    """How large a gain must be to be seen on few images, by the tests that Holm's correction is over."""
+    tests = sum(entry.get("p") is not None for gain in gains for entry in gain.differences.values())
+    if images >= FEW or not tests:
+        return []
+    return [
+        f"{images} images are few: a gain below {seen_by_t_test(images, tests):.1f} standard deviations over images "
+        "would be missed more often than one time in five, so *not significant* says little."
+    ]
+
+
+def _best(comparisons: Sequence[Comparison]) -> list[str]:
+    """The methods that are best in some score: significantly against every other one, and not so."""
+    sure: dict[str, list[str]] = {}
+    open_: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        significant = all(verdict(entry) == SIGNIFICANT for entry in comparison.differences.values())
+        scores = (sure if significant else open_).setdefault(comparison.best, [])
+        scores.append(words(comparison.score.partition(BEST)[0]))
+    lines = [f"Significantly best: {_by_method(sure)}."] if sure else []
+    return lines + ([f"Best, but not significantly against every other method: {_by_method(open_)}."] if open_ else [])
+
+
+def _by_method(scores: Mapping[str, Sequence[str]]) -> str:
+    ordered = sorted(scores.items(), key=lambda pair: -len(pair[1]))
+    return "; ".join(f"**{method}** in {', '.join(names)}" for method, names in ordered)
+
+
+def _gain(gain: Gain) -> str:
+    differences = [
+        f"{words(score.partition(BEST)[0])} {signed(gain.differences[score])}"
+        for score in GAIN_SCORES
+        if score in gain.differences
+    ]
+    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
+    return f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}"
+
+
+def _outcome(gain: Gain) -> str:
+    found = [gained(score, entry) for score, entry in gain.differences.items()]
+    better, worse = found.count("significantly better"), found.count("significantly worse")
+    return f"significantly better in {better} of {len(found)} scores, worse in {worse}"
+
+
+def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
+    """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
+
+    Significant: the 95 % interval over images leaves out 0, p after Holm's correction over all scores and methods is at
+    most .05, and where there are several banks the difference is more than twice its standard deviation over them.
+    """
+    rows = []
+    for comparison in comparisons:
+        row = [f"{words(comparison.score)} {arrow(comparison.score)}"]
+        following = next(iter(comparison.differences))
+        for method in (comparison.best, following):
+            row += [
+                method + (f", {comparison.measures[method]}" if BEST in comparison.score else ""),
+                number(comparison.entries[method]),
+            ]
+        entry = comparison.differences[following]
+        rows.append([*row, number(entry, 4), verdict(entry)])
+    return rows
+
+
+def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """A short entry a score for a screen, on two lines where one is too long: best method, next, significance.
+
+    Ranking scores are by each method's best measure; `best_two` has them by the common one too, and the intervals.
+    """
+    lines = []
+    for comparison in comparisons:
+        if not comparison.score.endswith(f".{COMMON}"):
+            following, entry = next(iter(comparison.differences.items()))
+            by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
+            score = words(comparison.score.partition(BEST)[0])
+            line, found = f"{score}: {comparison.best}, next {following} ({by}),", verdict(entry)
+            lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
+    return lines
