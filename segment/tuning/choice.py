@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.errors import count_of
 from segment.scores.functional.binning import Floats
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
@@ -40,7 +41,8 @@ RULES: Mapping[Rule, str] = {
 class Candidate:
     """One setting: an arm's passes, how many, a scaling; and its cross-validated scores.
 
-    arm: the name of the samples. passes: T. nll: id -> mean NLL of the image under scalings fitted on other images
+    arm: the name of the samples. passes: of an image
+    nll: id -> mean NLL of the image under scalings fitted on other images
     ause, ece: of the same probabilities, pooled; None where they are not defined
     masks: id -> counts of the classes (3 K, as `class_counts`) under the same scalings
     """
@@ -66,7 +68,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.arm}{'+' + self.scaling if self.scaling else ''}, T={self.passes}"
+        return f"{self.arm}{'+' + self.scaling if self.scaling else ''}, {count_of(self.passes, 'pass')}"
 
     def as_dict(self) -> dict[str, Any]:
         return {

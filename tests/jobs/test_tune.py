@@ -70,7 +70,7 @@ def test_the_search_stays_in_its_budget_and_writes_its_folder(tuning: Tuning) ->
     content = json.loads((tuning.folder / "tuned.json").read_text(), parse_constant=pytest.fail)
     assert content["why"].startswith("Chosen: ")
     names = [each["name"] for each in content["candidates"]]
-    assert {"deterministic, T=1", "deterministic+temperature, T=1", "tta, T=2"} <= set(names)
+    assert {"deterministic, 1 pass", "deterministic+temperature, 1 pass", "tta, 2 passes"} <= set(names)
     assert len(names) == len(set(names))
     assert "Pareto" in (tuning.folder / "tuned.md").read_text()
     assert (tuning.folder / "pareto.png").read_bytes()[:4] == b"\x89PNG"

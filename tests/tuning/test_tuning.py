@@ -245,7 +245,7 @@ def test_the_cheapest_rule_takes_the_fewest_passes_without_a_significant_loss_an
     words = tuned_words(cheapest, 60, 20.0)
     assert "The rule is `cheapest`" in words
     assert f"12 passes fewer cost {loss.difference.value:+.4f} (" in words
-    assert "`--rule cheapest` would take mcbn, T=4, at a cost of" in tuned_words(best, 60, 20.0)
+    assert "`--rule cheapest` would take mcbn, 4 passes, at a cost of" in tuned_words(best, 60, 20.0)
 
 
 def test_nothing_cheaper_is_taken_where_everything_cheaper_is_significantly_worse() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Alphas,
     Axis,
@@ -88,7 +89,8 @@ def tune(
     from segment.jobs.tuning.tune import TunePlan
     from segment.jobs.tuning.tune import tune as run_tune
     from segment.methods.augmentation import views as views_of
-    from segment.report.tuned_page import COLUMNS, candidate_rows
+    from segment.report.tables import ARROWS, heading
+    from segment.report.tuned_page import candidate_rows
 
     if labels is None:
         refuse_unused({"--label-suffix": label_suffix}, "--labels")
@@ -134,11 +136,13 @@ def tune(
         )
         end_with_failures(tuning.failed, tuning.folder, "tuned.json")
         return
-    rows = [
-        [f"{mark}: {name}" if mark else name, *cells]
-        for name, *cells, mark in candidate_rows(tuning.candidates, tuning.choice)
-    ]
-    screen.table("Settings, cross-validated", list(COLUMNS[:-1]), rows)
+    rows = [[name, mark, *cells] for name, *cells, mark in candidate_rows(tuning.candidates, tuning.choice)]
+    columns = ["setting", "mark", "passes", *map(heading, ("nll", "ause", "ece", "miou"))]
+    screen.table(f"Settings, cross-validated ({ARROWS[:-1]})", columns, rows, words=("mark",))
+    refused = " refused: its mIoU is below that of the plain pass." if tuning.choice.refused else ""
+    screen.print_text(f"Pareto: nothing of as few passes has a lower NLL.{refused}")
     screen.print_text(tuning.tuned.why)
-    screen.print_text(f"Use it by --tuned {tuning.folder}; its page is {tuning.folder / 'tuned.md'}.")
+    screen.print_text(f"In {tuning.folder}: tuned.md, the page, and tuned.json.")
+    setting: dict[str, object] = {"weights": weights, "tuned": tuning.folder, "output": "RUN", "trust": trust}
+    screen.print_text(f"Then: {command_line('predict', model, 'IMAGES', **setting)}")
     end_with_failures(tuning.failed, tuning.folder, "tuned.json")
