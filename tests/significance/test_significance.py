@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
+from segment.report.comparison_rows import screen_rows
 from segment.report.run_comparison import TESTED, RunComparison, compare_rows, in_words, table_of
 from segment.scores.functional.binning import bin_of
 from segment.significance.corrections import holm, verdict
@@ -84,6 +85,9 @@ def test_the_same_numbers_twice_are_not_significant_and_a_clear_shift_is_with_it
     assert moved.significant == ["nll"]
     assert "NLL worse by 0.2" in in_words(moved)[0]
     assert table_of(moved)[1][0][-1] == "significant"
+    columns, (row,) = screen_rows(moved)
+    assert (columns[-1], row[0], row[-1]) == ("B is", "NLL ↓", "worse")
+    assert screen_rows(same)[1][0][1:] == [row[1], row[1], "+.000 (+.000..+.000)", "–"]
     apart = compare_rows(("known", "unseen"), rows(values), rows(values + 0.6, prefix="t"))
     assert apart.unpaired["nll"].auroc.value > 0.85
     assert "share no image id" in in_words(apart)[-1]

@@ -48,7 +48,8 @@ def compare(
     from segment.jobs.decisions.compare import compare as run_compare
     from segment.jobs.decisions.compare import write_comparison
     from segment.pictures.plots import needs_matplotlib
-    from segment.report.run_comparison import in_words, table_of
+    from segment.report.comparison_rows import screen_rows
+    from segment.report.run_comparison import in_words
 
     if output is None:
         refuse_unused({"--plots": plots or None}, "--output FOLDER")
@@ -71,9 +72,10 @@ def compare(
     if json:
         screen.as_json(compared.as_dict())
         return
-    columns, rows = table_of(compared)
+    columns, rows = screen_rows(compared)
     if rows:
-        screen.table(f"A: {compared.names[0]}, B: {compared.names[1]}", list(columns), rows, words=("verdict",))
+        title = f"A: {compared.names[0]}, B: {compared.names[1]}; last: where significant after Holm's correction"
+        screen.table(title, list(columns), rows, words=columns[-1:])
     for line in in_words(compared):
         screen.print_text(line)
     if page is not None:
