@@ -14,6 +14,12 @@ def sentences(triage: Triage) -> list[str]:
     """One line for each decision, one for the sets, one for when all of it is void."""
     kind = "groups" if triage.reference.groups else "images"
     lines = [_of_decision(decision, triage.plan, kind) for decision in triage.decisions.values()]
+    whys: dict[str, list[str]] = {}
+    for decision in triage.decisions.values():
+        if decision.threshold is not None:
+            whys.setdefault(decision.why, []).append(f"{decision.unit}s")
+    units = [f" of {' and '.join(of)}" if len(whys) > 1 else "" for of in whys.values()]
+    lines += [f"The measure{of} was {why}." for of, why in zip(units, whys, strict=True)]
     if triage.sets is not None:
         lines.append(_of_sets(triage.sets, kind))
     source = triage.source
@@ -28,13 +34,25 @@ def sentences(triage: Triage) -> list[str]:
 def _of_decision(decision: Decision, plan: TriagePlan, kind: str) -> str:
     if decision.threshold is None:
         return f"No {decision.unit} may be accepted: {decision.why}."
-    what = f"{PLACES[decision.unit]} {decision.measure} below {decision.threshold:.6g} may be accepted"
+    what = f"{PLACES[decision.unit]} {decision.measure} below {shown_threshold(decision)} may be accepted"
     return (
         f"{what}: {promise(plan, decision.unit, kind)}. On the {decision.groups} {kind} that calibrated it, "
-        f"{percent(decision.accepted)} were accepted at a mean loss of {percent(decision.loss)}"
-        f"{', as means over the groups' if kind == 'groups' else ''}. "
-        f"Measure: {decision.why}."
+        f"{shown_accepted(decision)} were accepted at a mean loss of {shown_loss(decision)}"
+        f"{', as means over the groups' if kind == 'groups' else ''}."
     )
+
+
+def shown_threshold(decision: Decision) -> str:
+    """With the same digits in a table and in a sentence, as the shares below."""
+    return "none" if decision.threshold is None else f"{decision.threshold:.5g}"
+
+
+def shown_accepted(decision: Decision) -> str:
+    return f"{decision.accepted:.1%}".replace("%", " %")
+
+
+def shown_loss(decision: Decision) -> str:
+    return f"{decision.loss:.2%}".replace("%", " %")
 
 
 def lost(plan: TriagePlan, unit: str) -> str:

@@ -484,4 +484,6 @@ def test_with_groups_the_sets_and_what_is_accepted_are_means_over_groups() -> No
     )
     said = sentences(triage)
     assert "as means over the groups" in said[0]
-    assert "the mean over the images of a group, in expectation; on the 41 groups that calibrated them" in said[2]
+    assert "the mean over the images of a group, in expectation; on the 41 groups that calibrated them" in said[3]
+    assert "Measure" not in said[0] + said[1]
+    assert said[2] == f"The measure was {decision.why}.", "once for both"

@@ -65,7 +65,7 @@ def triage(
     """Choose which pixels or images may be accepted, so that their error on new images is bounded."""
     from segment.files.triages import save_triage
     from segment.files.writing import check_writable
-    from segment.guarantees.sentences import sentences
+    from segment.guarantees.sentences import sentences, shown_accepted, shown_loss, shown_threshold
     from segment.guarantees.triage import Guarantee, TriagePlan, Unit, percent
     from segment.jobs.triage.calibration import calibrate_triage
 
@@ -104,9 +104,9 @@ def triage(
         [
             decision.unit,
             decision.measure,
-            "none" if decision.threshold is None else f"{decision.threshold:.5g}",
-            percent(decision.accepted),
-            percent(decision.loss),
+            shown_threshold(decision),
+            shown_accepted(decision),
+            shown_loss(decision),
             f"{decision.groups}",
         ]
         for decision in made.decisions.values()
