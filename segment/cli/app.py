@@ -21,6 +21,7 @@ import typer
 
 from segment.cli import event_log, screen
 from segment.cli.log_messages import set_up, without_details
+from segment.cli.panels import MANY, in_panel
 from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line, ran_out_of_memory
 from segment.stores.urls import url_of
 from segment.version import __version__
@@ -115,12 +116,20 @@ class App(typer.Typer):
                 except EOFError as error:  # of a damaged file; the parser would take it for Ctrl-D
                     raise WrongUse(f"A file ends before its content does: {one_line(error, 120)}.") from error
 
-            more = [
-                Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-                for name, (kind, default) in added.items()
+            options = [
+                *own.parameters.values(),
+                *(
+                    Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                    for name, (kind, default) in added.items()
+                ),
             ]
-            call.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-            call.__annotations__ = {**function.__annotations__, **{option.name: option.annotation for option in more}}
+            if len(options) > MANY:
+                options = [in_panel(option) for option in options]
+            call.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+            call.__annotations__ = {
+                **function.__annotations__,
+                **{option.name: option.annotation for option in options},
+            }
             register(call)
             return function
 
@@ -136,11 +145,14 @@ def _shared_options(own: Collection[str]) -> dict[str, tuple[Any, Any]]:
     return added
 
 
+ABOUT = (
+    "Uncertainty for semantic segmentation, from trained networks with batch normalisation (BN). No retraining, no new "
+    "layers."
+)
 app = App(
     name="segment",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
     "5 object store did not answer, 130 interrupted, 143 terminated.",
 )
@@ -154,13 +166,13 @@ def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def segment(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have."""
+    """What is given before the name of a command."""
 
 
 def run() -> None:

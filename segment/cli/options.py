@@ -73,6 +73,7 @@ Together = Annotated[
     typer.Option(
         "--batch",
         metavar="N|auto",
+        rich_help_panel="Speed, memory and machines",
         help="Images of one size in a pass; auto: as many as are measured to be fastest. Small images gain most.",
     ),
 ]

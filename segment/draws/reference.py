@@ -100,14 +100,16 @@ def sentence(measured: dict[str, Any]) -> str:
     """The measured in one line, without a full stop.
 
     >>> layer = {"variance_ratio": 0.5, "mean_shift": 0.2}
-    >>> sentence({**layer, "low": 0.4, "high": 0.9, "worst": ["bn1"], "layers": {"bn1": layer}}).split(": ")[-1]
-    'bn1 (0.50)'
+    >>> print(sentence({**layer, "low": 0.4, "high": 0.9, "worst": ["bn1"], "layers": {"bn1": layer}}).split(";")[0])
+    Median variance ratio to the trained statistics 0.50, not good (outside 0.8 to 1.25)
     """
+    ratio = measured["variance_ratio"]
+    found = "good (within" if LEAST <= ratio <= MOST else "not good (outside"
     worst = ", ".join(f"{name} ({measured['layers'][name]['variance_ratio']:.2f})" for name in measured["worst"])
     return (
-        f"Against the trained statistics: variances {measured['variance_ratio']:.2f} times as large (median; "
-        f"5 to 95 %: {measured['low']:.2f} to {measured['high']:.2f}), means off by {measured['mean_shift']:.2f} "
-        f"standard deviations; worst layers: {worst}"
+        f"Median variance ratio to the trained statistics {ratio:.2f}, {found} {LEAST} to {MOST}); 90 % of channels "
+        f"{measured['low']:.2f} to {measured['high']:.2f}. Means off by {measured['mean_shift']:.2f} standard "
+        f"deviations; worst layers: {worst}"
     )
 
 

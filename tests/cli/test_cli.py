@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
 from console import DRAWS, NETWORKS, SMALL, contents, fitted, lines, photographs, segment
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from segment.cli import screen
 from segment.cli.app import _load_commands, app
+from segment.cli.panels import PANELS
 from segment.files.banks.bank_file import load_bank
 from segment.files.writing import write_png
 from segment.images.isolation import isolating
@@ -341,8 +343,8 @@ def test_a_network_of_one_channel_is_fed_grey(networks: Path, photos: Path, stat
         "fit", "grey.yaml", "--trust", "--images", statistics, "--size", "32x32", "--draws", 2, "-o", "bank.safetensors"
     )
     assert fit.code == 0
-    assert "Warning: Against the trained statistics" in fit.err, "it was never trained"
-    assert "Against the trained statistics: variances" in fit.out
+    assert "Warning: Median variance ratio to the trained statistics" in fit.err, "it was never trained"
+    assert "not good (outside 0.8 to 1.25)" in fit.out
     assert load_bank("bank.safetensors").provenance["batch"] == 2, "the card's M"
     ended = segment("predict", "grey.yaml", photos, "--trust", "--bank", "bank.safetensors", "-o", "run")
     assert (ended.code, ended.err) == (0, "")
@@ -433,11 +435,14 @@ def test_words_of_fit_and_predict_say_where_to_look_and_nothing_goes_to_stderr(
     fit = segment("fit", "scenes", "--images", statistics, "--batch", 2, "--draws", 2, "-o", tmp_path / "b.safetensors")
     assert (fit.code, fit.err) == (0, "")
     assert "2 draws of 14 BN layers, M = 2 of 4 images" in fit.out
-    assert "--precision auto will take" in fit.out
+    good = fit.out.index("Median variance ratio to the trained statistics")
+    assert good < fit.out.index("--precision auto will take")
+    assert fit.out.splitlines()[-1].startswith("Next: segment predict scenes IMAGES --bank ")
     predict = segment("predict", "scenes", photos / "a.png", "--bank", bank, "-o", tmp_path / "run", "--draws", 2)
     assert (predict.code, predict.err) == (0, "")
     assert f"{tmp_path / 'run'}: 1 done, 0 failed, 2 draws each" in predict.out
     assert f"Look at {tmp_path / 'run' / 'sheet.png'} first." in predict.out
+    assert predict.out.splitlines()[-1] == f"Then: segment report {tmp_path / 'run'} --output report.html"
     assert "\x1b" not in fit.out + predict.out, "no colours in a pipe"
 
 
@@ -572,6 +577,17 @@ def test_options_on_reading_end_with_their_command_also_where_a_later_argument_i
     assert "Missing option" in segment("fit", "scenes", "--isolate", "--max-pixels", 5).error
     assert not isolating()
     assert asked() is None
+
+
+def test_the_help_of_a_long_command_has_panels_that_name_options_there_are() -> None:
+    long, short = segment("predict", "--help").out, segment("select", "--help").out
+    for panel in PANELS:
+        assert f"─ {panel} ─" in long
+        assert f"─ {panel} ─" not in short
+    commands: Any = typer.main.get_command(app)
+    known = {parameter.name for command in commands.commands.values() for parameter in command.params}
+    assert {name for names in PANELS.values() for name in names} <= known
+    assert "Example: segment predict" in " ".join(long.split())
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Axis,
     Device,
@@ -37,7 +38,9 @@ WHOLE = ".all.safetensors"
 """Of all T draws, beside the bank that is distilled from them."""
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment fit my_card.yaml --images TRAINING_IMAGES -o bank.safetensors",
+)
 def fit(
     model: Model,
     images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
@@ -160,13 +163,15 @@ def fit(
     screen.print_text(
         f"{whole}: {count_of(len(bank), 'draw')} of {count_of(len(bank.layers), 'BN layer')}, "
         f"M = {provenance['batch']} of {count_of(provenance['images'], 'image')}, in {seconds:.1f} s"
-        f"{_reused(reused_file, whole)}.\n"
-        f"--precision auto will take {chosen}: {why}."
+        f"{_reused(reused_file, whole)}."
     )
     reference = provenance.get("reference")
     screen.print_text(f"{sentence(reference)}." if reference else "No running statistics to compare.")
+    screen.print_text(f"--precision auto will take {chosen}: {why}.")
     if small is not None:
         _print_distilled(small, len(bank), output)
+    after = command_line("predict", model, "IMAGES", weights=weights, bank=output, output="RUN", trust=trust)
+    screen.print_text(f"Next: {after}")
 
 
 def _reused(file: Path | None, output: Path) -> str:
@@ -204,7 +209,7 @@ def _print_distilled(small: Bank, draws: int, output: Path) -> None:
 
 @app.command()
 def distill(
-    bank: Annotated[Path, typer.Argument(help="Bank that `segment fit` recorded for MODEL.")],
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="Bank that `segment fit` recorded for MODEL.")],
     model: Model,
     images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The distilled bank to write.")],

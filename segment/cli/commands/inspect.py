@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Device,
     ExtraKeys,
@@ -75,8 +76,8 @@ def inspect(
         ]
         for layer in inspection.layers
     ]
-    columns = ["layer", "kind", "channels", "in a draw"]
-    screen.table(f"{inspection.name}: BN layers in the order of the data", columns, rows, words=("kind", "in a draw"))
+    columns = ["layer", "kind", "channels", "status"]
+    screen.table(f"{inspection.name}: BN layers in the order of the data", columns, rows, words=("kind", "status"))
     screen.print_text(
         f"{inspection.stochastic} of {len(inspection.layers)} BN layers are stochastic. "
         f"{inspection.parameters:,} parameters, {inspection.classes} classes ({inspection.head}).\n"
@@ -110,6 +111,8 @@ def demo(
     for line in demonstration.findings:
         screen.print_text(line)
     screen.print_text(f"Look at {demonstration.sheet} first.")
+    run, labels = Path(demonstration.sheet).parent, output / "labels"
+    screen.print_text(f"Then: {command_line('report', run, labels=labels, output=output / 'report.html')}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Axis,
     EngineName,
@@ -41,7 +42,9 @@ from segment.files.exports.formats import FORMATS
 from segment.stores.urls import url_of
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment predict my_card.yaml IMAGES --bank bank.safetensors -o outputs/my_run",
+)
 def predict(
     model: Model,
     output: Out,
@@ -70,9 +73,14 @@ def predict(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Precision of the passes: auto, fp32, bf16 or fp16.")] = "auto",
-    maps: Annotated[str, typer.Option(help="Maps to write, with commas: prediction, probability or any measure.")] = (
-        "prediction,variance,predictive_entropy,mutual_information"
-    ),
+    maps: Annotated[
+        str,
+        typer.Option(
+            help="Maps to write, with commas: prediction, probability or any measure; default: prediction, variance, "
+            "predictive_entropy, mutual_information.",
+            show_default=False,
+        ),
+    ] = "prediction,variance,predictive_entropy,mutual_information",
     heat: Annotated[str, typer.Option(help="Measure of overlay_uncertainty.png; the sheet is ordered by it.")] = (
         "predictive_entropy"
     ),
@@ -225,8 +233,12 @@ def predict(
             for line in summary.triaged["text"]:
                 screen.print_text(line)
             screen.print_text(
-                f"Image by image: {url_of(summary.folder / TRIAGED_TABLE)}, pixel by pixel: accepted.png of each."
+                f"Image by image: {url_of(summary.folder / TRIAGED_TABLE)}, pixel by pixel: accepted.png of "
+                "each (black: accepted, white: for review)."
             )
         if summary.done and "png" in plan.formats:
             screen.print_text(f"Look at {url_of(summary.folder / 'sheet.png')} first.")
+        if summary.done:
+            report = command_line("report", url_of(summary.folder), labels=labels, output="report.html")
+            screen.print_text(f"Then: {report}")
     end_with_failures(summary.failed, output, total=summary.done + len(summary.failed), uncertain=summary.uncertain)

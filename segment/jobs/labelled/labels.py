@@ -95,8 +95,13 @@ def labelled(
             raise WrongUse(f"{none} a label map that ends in {suffix!r} in {str(labels)!r}.")
         if labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES:
             raise WrongUse(f"{none} annotations in {str(labels)!r}.")
+        if labels is None:
+            raise WrongUse(
+                f"{none} a label map. Give --labels, a folder of label maps with the images' names; or --images a text "
+                "list with image and label a line."
+            )
         raise WrongUse(
-            f"{none} a label map in {str(images if labels is None else labels)!r}. A label map has its image's name, "
+            f"{none} a label map in {str(labels)!r}. A label map has its image's name, "
             "with any suffix, in the same sub-folder; or give a text list with image and label a line."
         )
     return sources
