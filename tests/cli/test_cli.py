@@ -587,7 +587,19 @@ def test_the_help_of_a_long_command_has_panels_that_name_options_there_are() -> 
     commands: Any = typer.main.get_command(app)
     known = {parameter.name for command in commands.commands.values() for parameter in command.params}
     assert {name for names in PANELS.values() for name in names} <= known
-    assert "Example: segment predict" in " ".join(long.split())
+
+
+def test_the_example_of_a_command_has_options_that_it_knows_and_all_that_it_needs() -> None:
+    group: Any = typer.main.get_command(app)
+    examples = {name: command for name, command in group.commands.items() if command.epilog}
+    assert {"fit", "predict", "evaluate", "sweep", "tune"} <= set(examples)
+    for name, command in examples.items():
+        program, called, *words = command.epilog.removeprefix("Example: ").split()
+        assert (program, called) == ("segment", name)
+        context = command.make_context(name, words, resilient_parsing=True)
+        assert not context.args, "every word was taken"
+        missing = [p.name for p in command.params if p.required and context.params[p.name] is None]
+        assert missing == [], name
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:

@@ -221,3 +221,12 @@ def test_image_files_for_a_network_of_four_channels_are_refused_by_every_command
         assert "holds 3 bands, where 4 channels are asked for" in ended.error
     assert segment("inspect", model, "--trust", "--json").json["classes"] == 2
     assert not Path("bank.safetensors").exists()
+
+
+def test_images_without_label_maps_are_refused_with_the_option_that_names_them() -> None:
+    for given, wanted in (((), "Give --labels, a folder of label maps"), (("--labels", "nobody"), "'nobody'")):
+        Path("nobody").mkdir(exist_ok=True)
+        write_png(Path("nobody/x.png"), np.zeros((32, 48), np.uint8))
+        options = ("--images", "images", *given, "--trust", *METHODS, "-o", "none")
+        refused = segment("evaluate", card(), *options)
+        assert (refused.code, wanted in refused.err) == (2, True), refused.err

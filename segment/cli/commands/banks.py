@@ -38,9 +38,7 @@ WHOLE = ".all.safetensors"
 """Of all T draws, beside the bank that is distilled from them."""
 
 
-@app.command(
-    epilog="Example: segment fit my_card.yaml --images TRAINING_IMAGES -o bank.safetensors",
-)
+@app.command(epilog="Example: segment fit my_card.yaml --images TRAINING_IMAGES -o bank.safetensors")
 def fit(
     model: Model,
     images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
@@ -207,7 +205,9 @@ def _print_distilled(small: Bank, draws: int, output: Path) -> None:
     )
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment distill bank.safetensors my_card.yaml --images TRAINING_IMAGES -o small.safetensors"
+)
 def distill(
     bank: Annotated[Path, typer.Argument(metavar="BANK", help="Bank that `segment fit` recorded for MODEL.")],
     model: Model,

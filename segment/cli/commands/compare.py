@@ -12,7 +12,7 @@ from segment.cli.app import app
 from segment.cli.options import GroupsTable, Json, here_only, refuse_unused
 
 
-@app.command()
+@app.command(epilog="Example: segment compare outputs/a outputs/b -o outputs/comparison")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="RUN that `segment evaluate` or `segment predict` wrote.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another RUN: of other images, another bank or method.")],

@@ -49,7 +49,7 @@ from segment.stores.urls import url_of
 
 
 @app.command(
-    epilog="Example: segment evaluate my_card.yaml --images IMAGES --labels LABELS --bank bank.safetensors -o scores",
+    epilog="Example: segment evaluate my_card.yaml --images IMAGES --labels LABELS --bank bank.safetensors -o scores"
 )
 def evaluate(
     model: Model,

@@ -13,7 +13,7 @@ from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, 
 from segment.errors import count_of
 
 
-@app.command()
+@app.command(epilog="Example: segment export my_card.yaml --bank bank.safetensors -o mcbn.onnx")
 def export(
     model: Model,
     bank: Annotated[Path, typer.Option(help="Bank of MODEL; a distilled one has the fewest passes.")],

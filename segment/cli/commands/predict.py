@@ -42,9 +42,7 @@ from segment.files.exports.formats import FORMATS
 from segment.stores.urls import url_of
 
 
-@app.command(
-    epilog="Example: segment predict my_card.yaml IMAGES --bank bank.safetensors -o outputs/my_run",
-)
+@app.command(epilog="Example: segment predict my_card.yaml IMAGES --bank bank.safetensors -o outputs/my_run")
 def predict(
     model: Model,
     output: Out,

@@ -13,7 +13,7 @@ from segment.cli.options import Device, Json, Trust, Weights, loaded, refuse_unu
 from segment.errors import count_of
 
 
-@app.command()
+@app.command(epilog="Example: segment report outputs/my_run outputs/scores -o report.html")
 def report(
     paths: Annotated[
         list[Path],

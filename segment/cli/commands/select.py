@@ -13,7 +13,7 @@ from segment.cli.options import Device, Json, Trust, Weights, loaded
 from segment.errors import WrongUse
 
 
-@app.command()
+@app.command(epilog="Example: segment select outputs/my_run --top 20")
 def select(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="What `segment predict` or `segment evaluate` wrote.")],
     top: Annotated[int, typer.Option(help="Number of images, or windows, to list.")] = 50,

@@ -49,7 +49,9 @@ from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerNa
 from segment.stores.urls import url_of
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment sweep my_card.yaml --train TRAINING_IMAGES --images IMAGES --labels LABELS -o sweep"
+)
 def sweep(
     model: Model,
     images: Images,

@@ -12,7 +12,7 @@ from segment.cli.app import app
 from segment.cli.options import GroupsTable, Json, refuse_unused
 
 
-@app.command()
+@app.command(epilog="Example: segment triage outputs/scores --max-error 0.02 -o triage.json")
 def triage(
     scores: Annotated[
         Path, typer.Argument(metavar="SCORES", help="What `segment evaluate` wrote for labelled validation images.")

@@ -34,7 +34,9 @@ from segment.cli.options import (
 )
 
 
-@app.command()
+@app.command(
+    epilog="Example: segment tune my_card.yaml --train TRAINING_IMAGES --images VAL --labels VAL_LABELS -o tuned"
+)
 def tune(
     model: Model,
     train: Annotated[str, typer.Option(help="Training images that the draws come from.")],
