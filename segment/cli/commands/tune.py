@@ -138,7 +138,10 @@ def tune(
         )
         end_with_failures(tuning.failed, tuning.folder, "tuned.json")
         return
-    rows = [[name, mark, *cells] for name, *cells, mark in candidate_rows(tuning.candidates, tuning.choice)]
+    rows = [
+        [name.rpartition(", ")[0], mark, passes, *(score.removeprefix("0") for score in scores)]
+        for name, passes, *scores, mark in candidate_rows(tuning.candidates, tuning.choice)
+    ]
     columns = ["setting", "mark", "passes", *map(heading, ("nll", "ause", "ece", "miou"))]
     screen.table(f"Settings, cross-validated ({ARROWS[:-1]})", columns, rows, words=("mark",))
     refused = " refused: its mIoU is below that of the plain pass." if tuning.choice.refused else ""
