@@ -647,7 +647,9 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
     ended = invoked(*asked)
     assert ended.exit_code == 0, ended.exception
     assert "best NLL first" in ended.stdout
-    assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
+    assert "mcbn, M=4, layers last, T=2" in (tmp_path / "results.md").read_text()
+    assert "In " + str(tmp_path / "run") in " ".join(ended.stdout.split())
+    assert "pll_vs_draws.png" in ended.stdout
     page = (tmp_path / "results.md").read_text()
     key = page.partition("<!-- sweep of scenes -->\n<!-- images ")[2].partition(" -->")[0]
     (tmp_path / "results.md").write_text(page.replace(key, "0" * len(key)))
@@ -670,7 +672,7 @@ def test_every_part_of_a_sweeps_table_names_setting_and_shift(data: Labels, trai
     assert len(heads) > 1
     assert all(line.split()[1] == "shift" for line in heads)
     for shift in ("noise 3", "blur 3"):
-        of_shift = [line for line in lines if shift in line]
+        of_shift = [line for line in lines if shift in line and not line.startswith(shift)]  # not the sentence
         assert sum(line.split()[0] == "deterministic" for line in of_shift) == len(heads)
         assert max(map(len, of_shift)) <= 80
 
