@@ -159,7 +159,7 @@ class StateKeeper:
                         value = torch.empty_like(buffer, requires_grad=False)
                     copies[id(buffer)] = buffer, version_of(buffer), value
             if copies:  # one call for all: a network has hundreds of small ones
-                kept, given = ([copy[part] for copy in copies.values()] for part in (2, 0))
+                given, kept = [buffer for buffer, *_ in copies.values()], [value for *_, value in copies.values()]
                 torch._foreach_copy_(kept, given)
         return copies
 

@@ -712,6 +712,7 @@ def test_settings_that_were_changed_meanwhile_are_refused() -> None:
     image = noise(3, 32, 32)
     before = made(image)
     layer = network.module.get_submodule("bn2")
+    assert isinstance(layer, nn.BatchNorm2d)
     layer.eps = 0.5
     for call in (lambda: made(image), lambda: list(made.draws(image))):
         with pytest.raises(BankRefused, match="eps"):

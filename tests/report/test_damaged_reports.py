@@ -95,8 +95,9 @@ def test_a_run_without_masks_is_refused_in_a_sentence(
     plan: segment.PredictPlan, images: Path, bank: Bank, tmp_path: Path
 ) -> None:
     segment.predict(network_of(), images / "images", bank, tmp_path / "run", plan)
-    with pytest.raises(WrongUse, match=r"no image that can be shown. v\d: It has no mask.*prediction among --maps"):
-        report([tmp_path / "run"], tmp_path / "r.html")
+    for labels in (None, images / "labels"):
+        with pytest.raises(WrongUse, match=r"no image that can be shown. v\d: It has no mask.*prediction among --maps"):
+            report([tmp_path / "run"], tmp_path / "r.html", labels=labels)
     assert not (tmp_path / "r.html").exists()
 
 

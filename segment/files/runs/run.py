@@ -110,7 +110,7 @@ class Run(RunPlaces):
             if PROBES not in record and networks:
                 record[PROBES] = probes_of(networks, probe)
             run = cls(folder, record, lines, sources, lock, delivery)
-            run.remove_parts()
+            remove_parts(folder)
             if delivery is not None:
                 run.mark()
                 delivery.deliver_lines()
@@ -146,7 +146,7 @@ class Run(RunPlaces):
         merged = merge_shards(self.folder, [source.id for source in self.sources])
         if merged is not None:
             self._lines = merged
-            self.remove_parts()
+            remove_parts(self.folder)
 
     def close(self) -> None:
         """Lets other processes write to the folder; nothing may be written by this one from now on.
@@ -187,10 +187,6 @@ class Run(RunPlaces):
                 self._remove_files(source.id)
                 left.append(source)
         return left
-
-    def remove_parts(self) -> None:
-        """Take away what a kill left half-written."""
-        remove_parts(self.folder)
 
     def _remove_files(self, image_id: str) -> None:
         self.discard(*self._lines.get(image_id, {}).get("files", ()))

@@ -25,6 +25,7 @@ from segment.report.html.page import page_name, remove_further_pages, write_page
 from segment.report.html.streams import ImageStreams
 from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
+from segment.report.run_files.saved_maps import PREDICTION
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.stores.requests import size_of_file
 
@@ -141,6 +142,10 @@ def _packed(
     sources: ReportContents, image: SavedImage, shape: DetailShape
 ) -> tuple[ImageStreams, dict[str, Any], Sums]:
     """The streams of one image, its row, and what it adds to the sums; nothing is added where a map does not read."""
+    if PREDICTION not in image.maps:
+        raise WrongUse(
+            "It has no mask, which a report shows: predict with prediction among --maps, and npz or png among --format."
+        )
     sums = Sums()
     block, row = detail(sources.run, image, shape, _label(sources, image), sources.void, sums)
     return block, row, sums

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segment.errors import SegmentError, WrongUse
+from segment.errors import SegmentError
 from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.overlays import uncertainty_overlay
@@ -123,10 +123,6 @@ def detail(
 ) -> tuple[ImageStreams, dict[str, Any]]:
     """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
     block, maps = ImageStreams(), image.maps
-    if PREDICTION not in maps:
-        raise WrongUse(
-            "It has no mask, which a report shows: predict with prediction among --maps, and npz or png among --format."
-        )
     mask = _mask(run, maps)
     factor = -(-max(mask.shape) // LONGEST)
     coarse = (slice(None, None, factor), slice(None, None, factor))
