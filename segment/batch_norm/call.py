@@ -34,7 +34,16 @@ class BatchNormCall:
 
     def unchanged(self) -> Tensor:
         """The result of the call as it was made."""
-        return functional.batch_norm(*vars(self).values())
+        return functional.batch_norm(
+            self.input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
 
     def under(self, mean: Tensor, var: Tensor) -> Tensor:
         """Its result with the input normalised by this mean and variance (C), its own weight, bias and eps."""

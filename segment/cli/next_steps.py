@@ -12,7 +12,8 @@ def command_line(name: str, *arguments: object, **options: object) -> str:
     "segment predict 'smp:Unet?classes=2' IMAGES --bank bank.safetensors --trust"
     """
     parts = ["segment", name, *map(str, arguments)]
-    for option, value in options.items():
+    for key, value in options.items():
+        option = key.replace("_", "-")
         if value is True:
             parts.append(f"--{option}")
         elif value is not None and value is not False and value != "":

@@ -60,7 +60,7 @@ def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
         "preprocessing": preprocessing_of(network),
     }
     probe = probe_of(network, drawn, next(iter(bank)))
-    if not computes_the_same(network, probe):
+    if not _gives(network, probe):
         raise ModelRefused(
             f"{network.name} gives other outputs for the same images a second time, so no bank could be told to be its "
             "own: it keeps something from pass to pass, as an attribute that `forward` writes and reads. Let `forward` "
@@ -107,10 +107,14 @@ def check_provenance(network: Network, bank: Bank) -> None:
 def computes_the_same(network: Network, probe: Probe) -> bool:
     """Whether the network gives the probe's numbers in eval mode."""
     try:
-        outputs = probabilities_under(network, probe_inputs(network, probe.side, probe.seed))
+        return _gives(network, probe)
     except Exception as error:  # an unknown network may raise anything
         log.info("The network does not accept the probe: %s", one_line(error, 160))
         return False
+
+
+def _gives(network: Network, probe: Probe) -> bool:
+    outputs = probabilities_under(network, probe_inputs(network, probe.side, probe.seed))
     same_shape = tuple(outputs.shape) == probe.shape
     return same_shape and largest_difference(outputs.flatten()[probe.places], probe.trained) <= probe.tolerance
 

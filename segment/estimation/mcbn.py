@@ -243,12 +243,10 @@ class MCBN:
         images, single = self.network.accept.batch(image)
         if not self._keeps_apart(images):
             raise WrongUse("The network may mix the images of a batch: ask for the draws of one image after the other.")
-        try:
-            for _, logits in self.method(images):
-                p = probabilities(logits, self.network.card.head)
-                yield p[0] if single else p
-        finally:
-            self._settings = SameSettings(self.network.module)
+        for _, logits in self.method(images):
+            self._settings = SameSettings(self.network.module)  # before the caller may change the network
+            p = probabilities(logits, self.network.card.head)
+            yield p[0] if single else p
 
 
 def _made_again(kind: type[MCBN], network: Network, bank: Bank, options: Mapping[str, Any]) -> MCBN:

@@ -108,6 +108,8 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name when the block ends well; one that was there before is replaced."""
     if is_url(path):
         raise WrongUse(f"{url_of(path)} would be a folder written as one: choose a folder here.")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise WrongUse(f"Cannot write the folder {str(path)!r}: a file or a link is there. Choose another place.")
     part, old = path.with_name(_part_name(path.name)), path.with_name(_part_name(f"{path.name}.old"))
     try:
         part.mkdir(parents=True)

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,43 +25,47 @@ _Copy = tuple[Tensor, int | None, Tensor]
 """A buffer, its version and a copy of its values."""
 
 
-class _InUse:
-    """What the blocks of a module share, in whatever thread.
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+"""Of each module, held during a block that may write to its buffers: another thread would take those for its own."""
 
-    lock: held during a block that may write to the module's buffers: another thread would take those for its own
-    guard: held while `open`, how many blocks are open, and `flags`, the parts as they were before the first, change
+_HELD: dict[int, _InEvalMode] = {}
+"""By its address, each part that is in eval mode because a block holds it there."""
+_HOLDING = threading.Lock()
+"""Held while `_HELD` changes."""
+
+
+@dataclass
+class _InEvalMode:
+    """A part, whether it was in train mode before, and how many blocks hold it in eval mode."""
+
+    part: nn.Module
+    training: bool
+    blocks: int = 0
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode while any block of a part is open, in whatever thread. The last to end restores the flag.
+
+    Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
     """
-
-    def __init__(self) -> None:
-        self.lock, self.guard = threading.RLock(), threading.Lock()
-        self.open = 0
-        self.flags: dict[int, tuple[nn.Module, bool]] = {}
-
-    @contextmanager
-    def eval_mode(self, module: nn.Module) -> Iterator[None]:
-        """Eval mode while any block is open. The last to end restores the flags.
-
-        Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
-        """
-        with self.guard:
-            self.open += 1
+    held: list[_InEvalMode] = []
+    try:
+        with _HOLDING:
             for _, part in named_modules(module):
-                self.flags.setdefault(id(part), (part, part.training))
+                held.append(_HELD.setdefault(id(part), _InEvalMode(part, part.training)))
+                held[-1].blocks += 1
                 if part.training:  # setting an attribute of a module is slow, and most are in eval mode already
                     part.training = False
-        try:
-            yield
-        finally:
-            with self.guard:
-                self.open -= 1
-                if not self.open:
-                    for part, training in self.flags.values():
-                        if part.training != training:
-                            part.training = training
-                    self.flags = {}
-
-
-_IN_USE: weakref.WeakKeyDictionary[nn.Module, _InUse] = weakref.WeakKeyDictionary()
+        yield
+    finally:
+        with _HOLDING:
+            for entry in held:
+                entry.blocks -= 1
+                if entry.blocks <= 0:
+                    _HELD.pop(id(entry.part), None)
+                    if entry.part.training != entry.training:
+                        entry.part.training = entry.training
 
 
 class StateKeeper:
@@ -80,7 +85,7 @@ class StateKeeper:
         self._copies: dict[int, _Copy] = {}
         self._spare: dict[int, _Copy] = {}  # of the last block, whose memory the next one takes
         self._uncounted: set[int] | None = None
-        self._in_use = _IN_USE.setdefault(module, _InUse())
+        self._lock = undisturbed(module)
         self._writes: bool | None = None  # until the first block has ended well
 
     @contextmanager
@@ -111,7 +116,7 @@ class StateKeeper:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Eval mode within a block; flags, buffers and random state are restored after it, also after an exception."""
-        with nullcontext() if self._writes is False else self._in_use.lock, self._in_use.eval_mode(self._module):
+        with nullcontext() if self._writes is False else self._lock, _eval_mode(self._module):
             yield from self._block()
 
     def _block(self) -> Iterator[None]:
@@ -155,13 +160,17 @@ class StateKeeper:
             for buffer in buffers:
                 if buffer is not None and id(buffer) not in copies:
                     last, _, value = spare.get(id(buffer), (None, None, None))
-                    if last is not buffer or value is None:
+                    if last is not buffer or value is None or not _alike(value, buffer):
                         value = torch.empty_like(buffer, requires_grad=False)
                     copies[id(buffer)] = buffer, version_of(buffer), value
             if copies:  # one call for all: a network has hundreds of small ones
                 given, kept = [buffer for buffer, *_ in copies.values()], [value for *_, value in copies.values()]
                 torch._foreach_copy_(kept, given)
         return copies
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device, one.layout) == (other.shape, other.dtype, other.device, other.layout)
 
 
 def _same(buffers: Mapping[str, Tensor | None], others: Mapping[str, Tensor | None]) -> bool:
@@ -175,7 +184,7 @@ def preserve_state(module: nn.Module, *, random: bool = True) -> AbstractContext
 
 def undisturbed(module: nn.Module) -> AbstractContextManager[object]:
     """A block in which no other thread runs a pass that writes to the module's buffers, to read them."""
-    return _IN_USE.setdefault(module, _InUse()).lock
+    return _LOCKS.setdefault(module, threading.RLock())
 
 
 def random_states() -> list[Tensor]:

@@ -73,11 +73,12 @@ class CompiledNetwork:
         self._first_exact = _first_exact(network)
         self._compiled: dict[tuple[Any, ...], list[_Part]] = {}
         self._draws = {name: [self.shared(draw) for draw in values] for name, values in self._graph.statistics.items()}
-        self._unchanged = (  # since the pass above, which may write to attributes
-            SameSettings(module),
-            Unchanged(lambda: parameters(module)),
-            Unchanged(lambda: buffers(module), versions=False),
-        )
+        self._weights = Unchanged(lambda: parameters(module)), Unchanged(lambda: buffers(module), versions=False)
+        self.note_settings()
+
+    def note_settings(self) -> None:
+        """After a pass of the network's own code, which may write to attributes: these are no change."""
+        self._settings = SameSettings(self._network.module)
 
     def shared(self, values: Any) -> Any:
         """An array as OpenVINO's tensor, in the same memory."""
@@ -88,7 +89,7 @@ class CompiledNetwork:
 
     def parts(self, shape: Sequence[int], precision: Precision) -> tuple[list[_Part], bool]:
         """The parts of a pass over an image of that shape (1 C H W), in order, and whether they were compiled now."""
-        if not all(self._unchanged):
+        if not (self._settings and all(self._weights)):
             self._network = self._network.retraced(noise(*_shape(self._network)))
             self._read_weights()
         key = (*shape, precision, torch.get_num_threads())

@@ -267,6 +267,8 @@ class Passes:
             self._drawn.state.seed(chunk.start)
             output = self._drawn.state.own(self.network.forward(images))
         mode.end()
+        if self._compiled is not None:
+            self._compiled.note_settings()
         return output
 
     def _can_fold(self, images: Tensor) -> bool:

@@ -40,9 +40,9 @@ class Unchanged:
 
 
 class SameSettings:
-    """What a network's code reads beside its tensors: its parts, their hooks, and attributes with plain values.
+    """What a network's code reads beside its tensors: its parts, their hooks, and attributes.
 
-    What other objects hold is not seen.
+    Other objects, but tensors, are compared by what they are, and not by what they hold.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -61,18 +61,19 @@ def _settings(module: nn.Module) -> list[Any]:
         for key, value in vars(part).items():
             if key in ELSEWHERE or value is None or value is False:
                 continue
-            if type(value) in PLAIN or callable(value):
+            if isinstance(value, dict | list | tuple):  # most are the empty dictionaries of hooks
+                found += (key, *_of(value, 2)) if value else ()
+            elif not isinstance(value, Tensor):
                 found += (key, value)
-            elif isinstance(value, dict | list | tuple) and value:  # most are the empty dictionaries of hooks
-                found += (key, *_of(value, 2))
     return found
 
 
 def _of(value: Any, depth: int) -> Iterator[Any]:
-    """The plain values and functions in an attribute, those in lists and dictionaries among them."""
-    if type(value) in PLAIN or callable(value):
-        yield value
-    elif depth and isinstance(value, dict | list | tuple) and len(value) <= LONGEST:
+    """What is in an attribute, in its lists and dictionaries too."""
+    if not isinstance(value, dict | list | tuple):
+        if not isinstance(value, Tensor):
+            yield value
+    elif depth and len(value) <= LONGEST:
         for item in value.items() if isinstance(value, dict) else value:
             yield from _of(item, depth - (not isinstance(value, tuple)))
 

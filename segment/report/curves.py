@@ -65,7 +65,9 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def best_of(values: Mapping[str, float | None], most: int, kind: str) -> tuple[list[str], str]:
-    """The names of the lowest values, in their order, and a sentence that names the others; `KEPT` are among them.
+    """The names of the lowest values, in their order, and a sentence that names the others.
+
+    The best of each method of `KEPT` is among them.
 
     values: None where it is not defined, which is worst. kind: what they are, "methods"
 
@@ -73,10 +75,15 @@ def best_of(values: Mapping[str, float | None], most: int, kind: str) -> tuple[l
     (['mcbn', 'tta'], '1 of 3 methods not shown: dropout.')
     >>> best_of({"mcbn": 0.3, "tta": 0.1}, 2, "methods")
     (['mcbn', 'tta'], '')
+    >>> best_of({"mcbn, M=8": 0.3, "mcbn, M=4": 0.4, "tta": 0.1, "dropout": 0.2}, 2, "settings")
+    (['mcbn, M=8', 'tta'], '2 of 4 settings not shown: mcbn, M=4; dropout.')
     """
-    ranked = sorted(values, key=lambda name: (name not in KEPT, value if (value := values[name]) is not None else inf))
+    by_value = sorted(values, key=lambda name: inf if (value := values[name]) is None else value)
+    methods = {name: name.partition(",")[0] for name in by_value}
+    kept = {next(name for name in by_value if methods[name] == method) for method in KEPT if method in methods.values()}
+    ranked = sorted(by_value, key=lambda name: name not in kept)
     shown, others = set(ranked[:most]), [name for name in values if name not in ranked[:most]]
-    listed = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+    listed = "; ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
     sentence = f"{len(others)} of {len(values)} {kind} not shown: {listed}." if others else ""
     return [name for name in values if name in shown], sentence
 

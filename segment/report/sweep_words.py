@@ -34,7 +34,8 @@ def shown_names(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
         for name, of_row in parts.items()
     }
     said = ", ".join(text for text in shared.values() if text and text != "alpha=1")
-    return (f"All that draw: {said}." if said else ""), names
+    given = any(row.setting is not None and row.setting.file for row in rows)
+    return (f"All that draw{', but from a given bank' if given else ''}: {said}." if said else ""), names
 
 
 def _parts(row: Row) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.batch_norm.network import bn_network_of
+from segment.draws import identity
 from segment.draws.bank import Bank
 from segment.draws.identity import computes_the_same, identified, network_of_bank, preprocessing_of
 from segment.draws.probe import Probe, largest_difference
@@ -368,4 +369,15 @@ class Remembers(Toy):
 def test_a_network_that_keeps_something_from_pass_to_pass_is_refused_when_its_bank_is_made() -> None:
     network = network_of(calibrated(seeded(Remembers)))
     with pytest.raises(ModelRefused, match="keeps something from pass to pass"):
+        owned(network)
+
+
+def test_memory_that_runs_out_in_the_second_probe_is_no_fault_of_the_network(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(identity, "probabilities_under", full)
+    with pytest.raises(torch.OutOfMemoryError):
         owned(network)

@@ -727,3 +727,16 @@ def test_pictures_of_an_estimate_are_of_the_image_as_it_was() -> None:
     before = np.asarray(estimate.overlay())
     frame.zero_()
     np.testing.assert_array_equal(estimate.overlay(), before)
+
+
+def test_a_network_that_is_changed_while_its_draws_are_taken_is_refused_after_them() -> None:
+    network = network_of()
+    made = MCBN(network, segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2))
+    layer = network.module.get_submodule("bn2")
+    assert isinstance(layer, nn.BatchNorm2d)
+    draws = made.draws(noise(3, 32, 32))
+    next(draws)
+    layer.eps = 0.5
+    del draws
+    with pytest.raises(BankRefused, match="eps"):
+        made(noise(3, 32, 32))

@@ -129,3 +129,17 @@ def test_a_name_of_many_bytes_is_written(tmp_path: Path) -> None:
     with fresh_path(path) as place:
         place.write_text("a")
     assert path.read_text() == "a"
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_folder_is_not_written_over_a_file_or_a_link(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "maps"
+    if what == "file":
+        place.write_text("mine")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(WrongUse, match="a file or a link is there"), fresh_folder(place):
+        pass
+    assert sorted(tmp_path.iterdir()) == before

@@ -358,3 +358,23 @@ def test_buffers_stay_as_the_caller_left_them_also_after_a_first_pass_that_faile
         kept.data.fill_(value)
         list(passes(noise(1, 3, 32, 32)))
         assert torch.equal(kept, torch.full((8,), value))
+
+
+def test_graphs_are_kept_while_images_of_a_network_that_counts_its_calls_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counts(Toy):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    network = surveyed(calibrated(seeded(Counts)))
+    passes = Passes(network, random_bank(network), replace(FAST, engine="openvino"))
+    readings: list[CompiledNetwork] = []
+    monkeypatch.setattr(CompiledNetwork, "_read_weights", readings.append)
+    for seed in range(4):
+        list(passes(noise(1, 3, 32, 32, seed=seed)))
+    assert passes.way == "openvino"
+    assert not readings

@@ -6,14 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import torch
 from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surveyed
-from torch import Tensor
+from torch import Tensor, nn
 
 import segment
 from segment.draws.recording import record
+from segment.networks.preserve_state import StateKeeper, preserve_state
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing import trace as tracing
 
@@ -173,3 +176,44 @@ def test_a_network_in_train_mode_is_in_eval_mode_until_its_last_pass_has_ended()
     with ThreadPoolExecutor(3) as threads:
         assert max(threads.map(off, range(9))) < 1e-4
     assert [part.training for part in module.modules()] == flags
+
+
+class Interrupts(nn.Module):
+    """Raises when its flag is set, as Ctrl-C may anywhere."""
+
+    armed = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training" and self.armed:
+            self.armed = False
+            raise KeyboardInterrupt
+        super().__setattr__(name, value)
+
+
+def test_flags_are_restored_where_a_block_was_interrupted_as_it_began_and_in_a_wrapper() -> None:
+    module = nn.Sequential(nn.Dropout(), Interrupts(), nn.Dropout()).train()
+    module[1].armed = True  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt), preserve_state(module):
+        pass
+    assert all(part.training for part in module.modules())
+    inner, outer = preserve_state(module), preserve_state(nn.Sequential(module))
+    with ExitStack() as outside:
+        with inner:
+            outside.enter_context(outer)
+        assert not any(part.training for part in module.modules())
+    assert all(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("values", [torch.zeros(8), torch.zeros(1), torch.full((4,), 0.1, dtype=torch.float64)])
+def test_a_buffer_that_got_another_shape_or_type_between_two_blocks_comes_back_as_it_is(values: Tensor) -> None:
+    module = nn.Module()
+    module.register_buffer("kept", torch.zeros(4))
+    keeper = StateKeeper(module)
+    with keeper():
+        pass
+    kept = module.get_buffer("kept")
+    kept.data = values.clone()
+    with keeper():
+        kept.add_(1)
+    assert kept.dtype == values.dtype
+    assert torch.equal(kept, values)

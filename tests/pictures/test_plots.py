@@ -116,7 +116,7 @@ def test_the_plots_of_an_evaluation_leave_out_the_worst_methods_and_name_them(
 
     monkeypatch.setattr(curves, "plot", kept)
     plot_evaluation({"methods": methods}, tmp_path)
-    left_out = "2 of 10 methods not shown: a, b."
+    left_out = "2 of 10 methods not shown: a; b."
     shown = [name for name in names if name not in ("a", "b")]
     risks = [f"{name}, margin" for name in shown]
     assert asked == {

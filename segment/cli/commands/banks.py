@@ -168,7 +168,8 @@ def fit(
     screen.print_text(f"--precision auto will take {chosen}: {why}.")
     if small is not None:
         _print_distilled(small, len(bank), output)
-    after = command_line("predict", model, "IMAGES", weights=weights, bank=output, output="RUN", trust=trust)
+    loading = {"weights": weights, "prefix": prefix, "extra_keys": "" if extra_keys == "refuse" else extra_keys}
+    after = command_line("predict", model, "IMAGES", **loading, bank=output, output="RUN", trust=trust)
     screen.print_text(f"Next: {after}")
 
 

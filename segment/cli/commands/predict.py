@@ -236,7 +236,8 @@ def predict(
             )
         if summary.done and "png" in plan.formats:
             screen.print_text(f"Look at {url_of(summary.folder / 'sheet.png')} first.")
-        if summary.done:
-            report = command_line("report", url_of(summary.folder), labels=labels, output="report.html")
+        if summary.done and "prediction" in plan.maps and {"png", "npz"}.intersection(plan.formats):
+            known = None if label_suffix else labels  # a report finds labels by the images' own names
+            report = command_line("report", url_of(summary.folder), labels=known, output="report.html")
             screen.print_text(f"Then: {report}")
     end_with_failures(summary.failed, output, total=summary.done + len(summary.failed), uncertain=summary.uncertain)

@@ -17,7 +17,7 @@ from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, in_
 from segment.estimation.tiling.tiles import Cut
 from segment.images.prepare import padding
 from segment.networks.load import Network
-from segment.tracing.receptive_field import TileGeometry, measure_tiling, sides_change_outputs
+from segment.tracing.receptive_field import STRIPS, TileGeometry, measure_tiling, sides_change_outputs
 
 log = logging.getLogger(__name__)
 
@@ -228,9 +228,10 @@ class Tiler:
 
     def _warn_of_another_way(self, length: int, cut: Cut) -> None:
         """Where it takes one for images of that length; looked at again where a longer one comes."""
-        if cut.blended or self.geometry.halo is None or length <= self._longest.get(cut.side, cut.side):
+        reach = min(length, cut.side * cut.side // STRIPS[0])  # the longest strip of no more pixels than a tile
+        if cut.blended or self.geometry.halo is None or reach <= self._longest.get(cut.side, cut.side):
             return
-        self._longest[cut.side] = length
+        self._longest[cut.side] = reach
         network = self.network
         if sides_change_outputs(
             network, network.module, channels=network.channels, geometry=self.geometry, side=cut.side, length=length

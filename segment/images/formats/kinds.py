@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = frozenset(suffix for suffixes in KINDS.values() for suffix in s
 """Suffixes, in lower case, of the files taken from a folder or a glob."""
 
 NOT_TAKEN = frozenset(
-    {".avif", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jpe", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd"}
+    {".avif", ".exr", ".heic", ".heif", ".j2k", ".jfif", ".jpe", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd"}
     | {".dng", ".tga"}
 )
 """Suffixes of pictures that are not taken from a folder: a warning names those that are left out."""

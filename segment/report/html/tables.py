@@ -98,8 +98,9 @@ def table_of_file(content: Mapping[str, Any], title: str) -> Table:
 def _triage(content: Mapping[str, Any], title: str) -> Table:
     rows = []
     for decision in content["decisions"].values():
-        threshold = "nothing" if decision["threshold"] is None else f"{decision['threshold']:.6g}"  # as in the text
-        shares = [percent(decision["accepted"]), percent(decision["loss"]), str(decision["groups"])]
+        threshold = "nothing" if decision["threshold"] is None else f"{decision['threshold']:.5g}"
+        shares = [f"{decision['accepted']:.1%}", f"{decision['loss']:.2%}"]  # digits as in the text
+        shares = [*(share.replace("%", " %") for share in shares), str(decision["groups"])]
         rows.append([decision["unit"], decision["measure"].replace("_", " "), threshold, *shares])
     columns = ["unit", "measure", "accept below", "accepted", "mean loss", "calibrated on"]
     lines = [sentence for sentence in (*_triage_lines(content), *content.get("warnings", ())) if sentence]

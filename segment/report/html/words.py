@@ -36,11 +36,12 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     if counts is not None and counts.sum():
         right = counts[:, 0].sum() / counts.sum()
         threshold, kept = _set_aside(sums, measure, counts)
-        share, after = 1 - kept.sum() / counts.sum(), kept[:, 0].sum() / kept.sum()
-        first = (
-            f"Of the labelled pixels of {count_of(sums.images, 'image')}, {_percent(right)} are right; without the "
-            f"{_percent(share, 0)} whose {name} is above {threshold}{unit}, {_percent(after)} are."
-        )
+        first = f"Of the labelled pixels of {count_of(sums.images, 'image')}, {_percent(right)} are right; "
+        if kept.sum():
+            share, after = 1 - kept.sum() / counts.sum(), kept[:, 0].sum() / kept.sum()
+            first += f"without the {_percent(share, 0)} whose {name} is above {threshold}{unit}, {_percent(after)} are."
+        else:
+            first += f"the {name} of all of them is above {threshold}{unit}."
     else:
         first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {shown(middle)}."
     worst = known[int(np.argmax(means))]["id"]
