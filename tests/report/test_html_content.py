@@ -51,6 +51,6 @@ def test_a_triage_is_a_list_of_its_own_sentences() -> None:
     content = {"format": 3, "text": " ".join(lines), **triage.as_dict()}
     table = table_of_file(content, "t.json")
     assert table["text"] == lines
-    assert (len(lines), table["rows"][0][2]) == (2, "0.0553476")
-    assert "below 0.0553476 may" in lines[0]
+    assert (len(lines), table["rows"][0][2]) == (3, "0.055348")
+    assert "below 0.055348 may" in lines[0]
     assert table_of_file(content | {"text": "By hand."}, "t.json")["text"] == ["By hand."]
