@@ -132,7 +132,7 @@ class StateKeeper:
                 if not _same(part._buffers, by_name):  # a network may replace a buffer by another tensor
                     part._buffers.clear()
                     part._buffers.update(by_name)
-            uncounted = self._written_uncounted() if self._uncounted is None else self._uncounted
+            uncounted = _written_uncounted(copies) if self._uncounted is None else self._uncounted
             for key, (buffer, version, value) in copies.items():
                 if version is None or buffer._version != version or key in uncounted:
                     self._writes = True
@@ -140,17 +140,6 @@ class StateKeeper:
             self._spare = copies
             if ended_well:
                 self._uncounted, self._writes = uncounted, bool(self._writes)
-
-    def _written_uncounted(self) -> set[int]:
-        """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
-
-        Looked for once, after the first block that ended well: a network that writes so does it in every such pass.
-        """
-        written = set()
-        for key, (buffer, version, value) in self._copies.items():
-            if version is not None and buffer._version == version and not torch.equal(buffer, value):
-                written.add(key)
-        return written
 
     def _copied(self, buffers: Iterable[Tensor | None]) -> dict[int, _Copy]:
         """Each buffer with its version and a copy of its values."""
@@ -167,6 +156,18 @@ class StateKeeper:
                 given, kept = [buffer for buffer, *_ in copies.values()], [value for *_, value in copies.values()]
                 torch._foreach_copy_(kept, given)
         return copies
+
+
+def _written_uncounted(copies: Mapping[int, _Copy]) -> set[int]:
+    """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
+
+    Looked for once, after the first block that ended well: a network that writes so does it in every such pass.
+    """
+    return {
+        key
+        for key, (buffer, version, value) in copies.items()
+        if version is not None and buffer._version == version and not torch.equal(buffer, value)
+    }
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
