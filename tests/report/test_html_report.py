@@ -582,7 +582,7 @@ def test_triages_and_comparisons_are_tables_with_their_sentences(made: Made, tmp
     assert shown.locator("code").first.inner_text() == "segment predict"
     first = shown.locator("table").first
     assert first.locator("tbody th, tbody td").all_inner_texts() == [
-        "pixel", "one minus max", "0.125", "78.1 %", "1 %", "24"
+        "pixel", "one minus max", "0.125", "78.1 %", "1.00 %", "24"
     ]  # fmt: skip
     for sentence in compared.as_dict()["sentences"]:
         assert sentence in shown.inner_text()
