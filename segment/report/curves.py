@@ -10,16 +10,10 @@ from typing import Any
 
 from segment.files.writing import write_bytes
 from segment.pictures.plots import BLACK, Line, line_of, plot
+from segment.report.best_lines import MOST, NAMED, best_lines
 from segment.report.comparison import best_entry
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
-
-MOST = 8
-"""Lines in one picture; more cannot be distinguished."""
-KEPT = ("deterministic", "mcbn")
-"""Methods that no picture leaves out."""
-NAMED = 6
-"""Of those that are left out, at most."""
 
 
 def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -67,7 +61,7 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
 def best_of(values: Mapping[str, float | None], most: int, kind: str) -> tuple[list[str], str]:
     """The names of the lowest values, in their order, and a sentence that names the others.
 
-    The best of each method of `KEPT` is among them.
+    As `segment.report.best_lines` chooses.
 
     values: None where it is not defined, which is worst. kind: what they are, "methods"
 
@@ -78,14 +72,12 @@ def best_of(values: Mapping[str, float | None], most: int, kind: str) -> tuple[l
     >>> best_of({"mcbn, M=8": 0.3, "mcbn, M=4": 0.4, "tta": 0.1, "dropout": 0.2}, 2, "settings")
     (['mcbn, M=8', 'tta'], '2 of 4 settings not shown: mcbn, M=4; dropout.')
     """
-    by_value = sorted(values, key=lambda name: inf if (value := values[name]) is None else value)
-    methods = {name: name.partition(",")[0] for name in by_value}
-    kept = {next(name for name in by_value if methods[name] == method) for method in KEPT if method in methods.values()}
-    ranked = sorted(by_value, key=lambda name: name not in kept)
-    shown, others = set(ranked[:most]), [name for name in values if name not in ranked[:most]]
+    names = list(values)
+    shown = [names[at] for at in best_lines(names, [inf if v is None else v for v in values.values()], most)]
+    others = [name for name in names if name not in shown]
     listed = "; ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
     sentence = f"{len(others)} of {len(values)} {kind} not shown: {listed}." if others else ""
-    return [name for name in values if name in shown], sentence
+    return shown, sentence
 
 
 def _reliabilities(methods: Mapping[str, Any]) -> tuple[list[Line], str]:

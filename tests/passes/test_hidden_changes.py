@@ -260,14 +260,17 @@ def test_passes_follow_a_network_that_is_changed_between_two_images(
     torch.testing.assert_close(torch.stack(list(passes(image))), after, rtol=0, atol=0)
 
 
+class Counts(Toy):
+    """Writes to an attribute of its own in each pass."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
 def test_graphs_are_kept_for_a_network_that_writes_its_own_attributes() -> None:
-    class Counts(Toy):
-        calls = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return super().forward(x)
-
     network = surveyed(calibrated(seeded(Counts)))
     compiled = CompiledNetwork(network, random_bank(network))
     assert [compiled.parts((1, 3, 32, 32), "fp32")[1] for _ in range(3)] == [True, False, False]
@@ -363,13 +366,6 @@ def test_buffers_stay_as_the_caller_left_them_also_after_a_first_pass_that_faile
 def test_graphs_are_kept_while_images_of_a_network_that_counts_its_calls_are_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Counts(Toy):
-        calls = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return super().forward(x)
-
     network = surveyed(calibrated(seeded(Counts)))
     passes = Passes(network, random_bank(network), replace(FAST, engine="openvino"))
     readings: list[CompiledNetwork] = []

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from segment.pictures.plots import BANDS, DASHES, LINE_COLOURS, MARKERS, Line, plot
 from segment.report import curves
-from segment.report.curves import KEPT, MOST, best_of, plot_evaluation
+from segment.report.best_lines import KEPT, MOST
+from segment.report.curves import best_of, plot_evaluation
 from segment.report.html.page import ASSETS
 
 

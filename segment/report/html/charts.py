@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.report.best_lines import KEPT, NAMED, best_lines
 from segment.report.comparison import lower_is_better
 from segment.report.html.details import Sums, upper_edges
 from segment.report.over_banks import curve_name
@@ -23,12 +24,7 @@ POINTS = 160
 """Of a line at most."""
 DIFFERENCES = {"nll": ("NLL", "NLL difference, nats"), "miou": ("mIoU", "mIoU difference")}
 """Scores that are plotted minus those of the plain network: their name, and the axis."""
-MOST = 8
-"""Lines of a chart; more cannot be distinguished."""
-KEPT = ("this run", "deterministic", "mcbn")
-"""Methods whose best line is shown however many are better."""
-NAMED = 6
-"""Lines that are named of those that are not shown."""
+
 Chart = dict[str, Any]
 
 
@@ -171,18 +167,17 @@ def _best(lines: Sequence[dict[str, Any]], ranks: Sequence[float], kind: str, sc
     'Not shown: g; h (2 of 10 methods). Shown are the best by ECE, and the best of deterministic and mcbn.'
     """
     order = sorted(range(len(lines)), key=lambda number: ranks[number])
-    methods = [line["name"].partition(",")[0] for line in lines]
-    kept = [next(number for number in order if methods[number] == name) for name in KEPT if name in methods]
-    chosen = [*kept, *(number for number in order if number not in kept)][:MOST]
-    left = [lines[number]["name"] for number in order if number not in chosen]
+    names = [line["name"] for line in lines]
+    chosen = best_lines(names, ranks)
+    left = [names[number] for number in order if number not in chosen]
     if not left:
         return {"lines": list(lines)}
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
     what = f"Not shown: {'; '.join(left[:NAMED])}{more} ({len(left)} of {len(lines)} {kind})."
-    also = " and ".join(name for name in KEPT[1:] if name in methods)
+    also = " and ".join(name for name in KEPT[1:] if any(each.partition(",")[0] == name for each in names))
     best = f"Shown are the best by {score}" + (f", and the best of {also}." if also else ".")
     return {
-        "lines": [lines[number] for number in sorted(chosen)],
+        "lines": [lines[number] for number in chosen],
         "left_out": f"{what} {best}",
     }
 
