@@ -15,7 +15,7 @@ NAMED = 6
 """Of the lines that are left out, at most."""
 
 
-def best_lines(names: Sequence[str], ranks: Sequence[float], most: int = MOST) -> list[int]:
+def best_lines(names: Sequence[str], ranks: Sequence[float], most: int) -> list[int]:
     """The numbers of the lines of the lowest ranks, in order, among them the best of each method of `KEPT`.
 
     names: a method each, with more behind a comma

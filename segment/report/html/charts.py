@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.report.best_lines import KEPT, NAMED, best_lines
+from segment.report.best_lines import KEPT, MOST, NAMED, best_lines
 from segment.report.comparison import lower_is_better
 from segment.report.html.details import Sums, upper_edges
 from segment.report.over_banks import curve_name
@@ -168,7 +168,7 @@ def _best(lines: Sequence[dict[str, Any]], ranks: Sequence[float], kind: str, sc
     """
     order = sorted(range(len(lines)), key=lambda number: ranks[number])
     names = [line["name"] for line in lines]
-    chosen = best_lines(names, ranks)
+    chosen = best_lines(names, ranks, MOST)
     left = [names[number] for number in order if number not in chosen]
     if not left:
         return {"lines": list(lines)}
