@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from segment.errors import ModelRefused, WrongUse
 from segment.methods.method import Method
-from segment.networks.modules import named_modules
+from segment.networks.modules import module_named, named_modules
 from segment.tracing.trace import Call
 
 CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
@@ -91,10 +91,10 @@ class Inserted:
         handles = []
         try:
             for name in self.after:
-                stage = self.module.get_submodule(name)
+                stage = module_named(self.module, name)
                 handles.append(stage.register_forward_hook(lambda _m, _a, output: self._drop(output)))
             if self.before is not None:
-                last = self.module.get_submodule(self.before)
+                last = module_named(self.module, self.before)
                 handles.append(last.register_forward_pre_hook(lambda _m, inputs: (self._drop(inputs[0]), *inputs[1:])))
             yield
         finally:

@@ -20,8 +20,17 @@ from segment.errors import ModelRefused, one_line
 log = logging.getLogger(__name__)
 
 
+class Wrapper(nn.Module):
+    """A module around a network, which it keeps as `network`."""
+
+    network: nn.Module
+
+
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module, the root first under the name "", each once, with torch's order and names."""
+    """Every module, the root first under the name "", each once, with torch's order and names.
+
+    The parts of a wrapped network have the names that they have in the network itself.
+    """
     seen: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [("", module)]
     while waiting:
@@ -30,10 +39,15 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(part))
         yield name, part
-        children = [
-            (f"{name}.{key}" if name else key, child) for key, child in part._modules.items() if child is not None
-        ]
-        waiting.extend(reversed(children))
+        for key, child in reversed(part._modules.items()):
+            if child is not None:
+                own = name if isinstance(part, Wrapper) else f"{name}.{key}" if name else key
+                waiting.append((own, child))
+
+
+def module_named(module: nn.Module, name: str) -> nn.Module:
+    """The part that `named_modules` names so."""
+    return dict(named_modules(module))[name]
 
 
 def parameters(module: nn.Module) -> Iterator[nn.Parameter]:

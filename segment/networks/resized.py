@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.networks.modules import Wrapper
 from segment.networks.outputs import logits_in
 
 
-class Resized(nn.Module):
+class Resized(Wrapper):
     """A network that sees every image at `size`, (H, W), and whose logits come back at the image's size.
 
     Both resizings are bilinear; images are antialiased where they become smaller, logits never.

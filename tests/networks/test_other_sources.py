@@ -20,11 +20,15 @@ from PIL import Image
 from torch.nn import functional
 
 import segment
+from segment.batch_norm.network import bn_network_of
 from segment.errors import ModelRefused, WrongUse
 from segment.images.prepare import prepare
 from segment.jobs.inspect import inspect_network
+from segment.methods.dropout import inserted
 from segment.networks.cards import default_card, read_card
 from segment.networks.load import load_network
+from segment.networks.modules import named_modules
+from segment.networks.resized import Resized
 
 FACTORY = """
 import torch
@@ -297,6 +301,30 @@ def test_a_run_of_a_network_of_one_size_says_so(resizing: Path, tmp_path: Path) 
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "resized to 32x48" in record["preprocessing"]
     assert record["settings"]["card"]["input"]["size"] == [32, 48]
+
+
+def test_a_resized_network_s_parts_keep_their_names_and_its_dropout_its_places(tmp_path: Path) -> None:
+    uri = "smp:Unet?encoder=resnet18&encoder_weights=none&classes=3"
+    (tmp_path / "plain.yaml").write_text(f"network: {uri}\n")
+    (tmp_path / "sized.yaml").write_text(f"network: {uri}\ninput: {{size: 64x96}}\n")
+    networks = [load_network(tmp_path / f"{name}.yaml") for name in ("plain", "sized")]
+    assert isinstance(networks[1].module, Resized)
+    plain, sized = (bn_network_of(network) for network in networks)
+    assert [layer.name for layer in sized.stochastic] == [layer.name for layer in plain.stochastic]
+    places = [inserted(found.trace.calls, found.module, 0.5).after for found in (plain, sized)]
+    assert places[0] == places[1] == tuple(f"decoder.blocks.{stage}" for stage in range(5))
+
+
+def test_a_resized_network_takes_the_layers_and_the_dropout_of_its_own_names(tmp_path: Path) -> None:
+    (tmp_path / "own_factory_sized.py").write_text(FACTORY)
+    (tmp_path / "own.yaml").write_text("network: py:own_factory_sized:make\ninput: {size: 32x48}\n")
+    network = load_network(tmp_path / "own.yaml", trust=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3)).astype(np.uint8)
+    bank = segment.fit_bank(network, list(pixels), batch=2, draws=2, layers="1")
+    assert list(bank.mean) == ["1"]
+    found = bn_network_of(network)
+    with inserted(found.trace.calls, found.module, 0.5).active():
+        assert len(dict(named_modules(found.module))["3"]._forward_pre_hooks) == 1
 
 
 def test_a_size_that_is_no_multiple_of_the_stride_is_refused(tmp_path: Path) -> None:

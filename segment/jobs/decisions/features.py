@@ -19,6 +19,7 @@ from segment.images.listing.parts import Listing
 from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
+from segment.networks.modules import module_named
 from segment.scores.functional.binning import Floats
 
 
@@ -43,7 +44,7 @@ class BottleneckFeatures:
             outputs.append(output if isinstance(output, Tensor) else next(iter(output)))
 
         pixels, _ = few_pixels(source, network.input)
-        hook = network.module.get_submodule(self.layer).register_forward_hook(keep)
+        hook = module_named(network.module, self.layer).register_forward_hook(keep)
         try:
             with torch.inference_mode():
                 network(prepare(pixels, network.input)[None].to(network.device))
