@@ -131,7 +131,7 @@ def predict(
             plan=execution.record(),
             fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
             versions=versions(),
-            classes=list(network.card.classes),
+            classes=list(network.class_names),
             preprocessing=network.input.sentence,
         )
         style = _style(run, network, bank, plan)

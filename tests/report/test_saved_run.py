@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +117,36 @@ def test_maps_come_from_pictures_where_no_archive_was_written(
     np.testing.assert_allclose(image.maps["variance"], exact.maps["variance"], atol=1e-5)
     with pytest.raises(KeyError, match=r"No map 'varience' was written\. Near: 'variance'"):
         image.maps["varience"]
+
+
+def test_classes_without_names_are_those_of_the_network_and_not_those_that_the_first_image_shows(
+    bank: segment.Bank, tmp_path: Path
+) -> None:
+    images = photographs(tmp_path / "images", 2, (32, 48))
+    unnamed = network_of()
+    segment.predict(unnamed, images, bank, tmp_path / "run", segment.PredictPlan(precision="fp32", formats=("npz",)))
+    run = segment.load_run(tmp_path / "run")
+    assert run.classes == ("class 0", "class 1", "class 2", "class 3")
+    for image in run.values():
+        path = tmp_path / "run" / image.id / "maps.npz"
+        arrays = dict(np.load(path))
+        np.savez(path, **(arrays | {"prediction": np.zeros_like(arrays["prediction"])}))  # class 0 alone
+        write_png(tmp_path / "labels" / f"{image.id}.png", np.repeat(np.uint8([[0, 3]]), 24, axis=1).repeat(32, axis=0))
+    assert set(np.unique(next(iter(segment.load_run(tmp_path / "run").values())).prediction)) == {0}
+    report([tmp_path / "run"], tmp_path / "page.html", labels=str(tmp_path / "labels"))
+    found = re.search(r"Of the labelled pixels of 2 images, \D*([\d.]+) %", (tmp_path / "page.html").read_text())
+    assert found is not None
+    assert found[1] == "50.0"
+
+
+def test_a_run_that_records_no_classes_is_not_given_any(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"classes": []}))
+    run = segment.load_run(tmp_path / "run")
+    assert len(repr(run).splitlines()) == 1
+    with pytest.raises(WrongUse, match="does not record the classes of its network"):
+        run["a"].estimate()
 
 
 def test_an_evaluation_gives_its_scores_and_rows(network: Network, bank: segment.Bank, tmp_path: Path) -> None:

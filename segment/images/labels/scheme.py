@@ -25,6 +25,15 @@ _NUMBERED = re.compile(r"class (\d+)")
 _SHOWN = 5
 
 
+def are_given_names(classes: Sequence[str]) -> bool:
+    """Whether these are the names of `Network.class_names` for a card that names no class.
+
+    >>> are_given_names(["class 0", "class 1"]), are_given_names(["sky", "class 1"])
+    (True, False)
+    """
+    return tuple(classes) == ("background", "foreground") or all(map(_NUMBERED.fullmatch, classes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelScheme:
     """classes: names in the order of the ids; palette: RGB, one a class; void: the id that is not scored.

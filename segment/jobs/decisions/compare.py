@@ -12,6 +12,7 @@ from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
 from segment.guarantees.groups import frames, groups_of
+from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.other_labels import other_labels
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture
@@ -189,9 +190,10 @@ def _of_frames(videos: Sequence[str]) -> str:
 
 
 def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
-    """What is said of runs whose masks mean other things; nothing where a run does not name its classes."""
+    """What is said of runs whose masks mean other things; classes without names of their own differ by number only."""
     first, second = (tuple(table.record.get("classes") or ()) for table in (a, b))
-    if not first or not second or first == second:
+    unnamed = len(first) == len(second) and (are_given_names(first) or are_given_names(second))
+    if not first or not second or first == second or unnamed:
         return ()
     counts = " and ".join(f"{count_of(len(names), 'class')} ({first_of(names)})" for names in (first, second))
     return (f"The runs are of other classes, {counts}: what moved says nothing of one network on other images.",)

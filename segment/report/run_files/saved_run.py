@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segment.axes import Head
-from segment.errors import SegmentError, WrongUse, count_of, near
+from segment.errors import WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
 from segment.files.reading import read_json
@@ -180,18 +179,14 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the K classes; numbered by the first image that reads where the card names none."""
-        names = tuple(self.record.get("classes") or self.card.get("classes") or ())
-        if self.head == "sigmoid" and len(names) != 2:
-            return ("background", "foreground")
-        if names:
-            return names
-        for image in self.values():
-            with suppress(SegmentError):  # one whose files are missing or damaged
-                if image.status == "done" and PREDICTION in image.maps:
-                    count = len(image.probability) if PROBABILITY in image.maps else int(image.prediction.max()) + 1
-                    return tuple(f"class {k}" for k in range(count))
-        return ()
+        """Names of the K classes. Error: WrongUse for a run that does not record them."""
+        names = self.record.get("classes")
+        if not names:
+            raise WrongUse(
+                f"The run in {str(self.folder)!r} does not record the classes of its network, as runs of earlier "
+                "versions did not where the card names none: run it again."
+            )
+        return tuple(names)
 
     @property
     def highs(self) -> dict[str, float]:
@@ -259,7 +254,7 @@ class SavedRun(Mapping[str, SavedImage]):
         plan = self.record.get("plan", {})
         parts = [f"{count_of(len(self), 'image')}, {failed} failed"]
         parts += [f"T = {plan['draws']}"] if "draws" in plan else []
-        parts += [f"{len(self.classes)} classes"] if self.record.get("classes") else []
+        parts += [f"{len(self.record['classes'])} classes"] if self.record.get("classes") else []
         parts += [f"scores of {', '.join(self.scores.get('methods', {}))}"] if self.scores else []
         return f"SavedRun of {self.settings.get('model', 'a network')} in {self.folder}: {'; '.join(parts)}"
 
