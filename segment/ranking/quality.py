@@ -53,7 +53,7 @@ def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fai
         return {name: entry(None, None, why) for name in ("spearman", "aurc", "failure_auroc")}
     weights = np.stack([poisson_weights(name) for name in names], axis=1).astype(np.float64)  # R n
     rho, count = spearman(d, 1 - q)
-    scores = {"spearman": _spearman(rho, count), "aurc": _with_interval(_aurc(d, 1 - q, weights))}
+    scores = {"spearman": _spearman(rho, count, d), "aurc": _with_interval(_aurc(d, 1 - q, weights))}
     failed = q < fails_below
     if failed.all() or not failed.any():
         why = f"{'every' if failed.all() else 'no'} image is below {fails_below:.3f}"
@@ -72,25 +72,38 @@ def finding(scores: Entry) -> bool:
     return scores["low"] > 0 or scores["high"] < 0
 
 
-def _spearman(rho: float, count: int) -> Entry:
+def _spearman(rho: float, count: int, values: Floats) -> Entry:
     if np.isnan(rho):
         return entry(None, None, "all images are alike")
     ends = spearman_interval(rho, count)
     if ends is not None:
         return entry(rho, ends)
-    perfect = {"p": 2 * math.exp(-math.lgamma(count + 1))} if abs(rho) > ALMOST else {}  # two of all orders
+    perfect = {"p": _p_of_perfect(values)} if abs(rho) > ALMOST else {}
     return entry(rho, None, NO_SPEARMAN) | perfect
+
+
+def _p_of_perfect(values: Floats) -> float:
+    """The share of all orders of n images that give a correlation of -1 or 1, where one of them was found.
+
+    Equal values may stand in any order; the other extreme exists where they are as many from above as from below.
+
+    >>> _p_of_perfect(np.arange(4.0)) * 24, _p_of_perfect(np.float64([0, 0, 0, 1])) * 4
+    (2.0, 1.0)
+    """
+    ties = np.unique(values, return_counts=True)[1]
+    orders = math.factorial(values.size) // math.prod(math.factorial(int(equal)) for equal in ties)
+    return (2 if np.array_equal(ties, ties[::-1]) else 1) / orders
 
 
 def _aurc(uncertainty: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:  # n, n, R n
     order = np.argsort(uncertainty, kind="stable")
-    _, place, counts = np.unique(uncertainty[order], return_inverse=True, return_counts=True)
-    shared = (np.bincount(place, weights=loss[order]) / counts)[place]  # ties share their mean loss
+    _, first, place = np.unique(uncertainty[order], return_index=True, return_inverse=True)
 
     def area(w: Floats) -> Floats:  # R n -> R
         w = w[:, order]
+        of_ties = np.add.reduceat(w * loss[order], first, axis=1) / np.maximum(np.add.reduceat(w, first, axis=1), 1e-12)
         total = w.cumsum(axis=1)
-        risk = (w * shared).cumsum(axis=1) / np.maximum(total, 1e-12)
+        risk = (w * of_ties[:, place]).cumsum(axis=1) / np.maximum(total, 1e-12)  # ties share their mean loss
         return (w * risk).sum(axis=1) / np.maximum(total[:, -1], 1e-12)
 
     return float(area(np.ones((1, uncertainty.size)))[0]), area(weights)[weights.sum(axis=1) > 0]

@@ -202,7 +202,7 @@ def test_a_triage_is_refused_for_another_bank_other_draws_or_precision(
     assert not list(tmp_path.iterdir()), "no folder is made for a refused run"
 
 
-def test_a_shifted_run_is_called_void_at_once(
+def test_a_shifted_run_is_warned_of_at_once_and_called_void_at_its_end(
     network: Network, bank: Bank, triage: Triage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for seed in TEST[:12]:
@@ -212,50 +212,37 @@ def test_a_shifted_run_is_called_void_at_once(
     assert summary.triaged is not None
     assert summary.triaged["shift"]["shifted"]
     assert summary.triaged["promise"].startswith("void")
-    assert "After 8 images: SHIFTED" in caplog.text
+    assert caplog.text.count("of the first 8 images differs from the validation images'") == 1
+    assert "of the first" not in " ".join(summary.triaged["text"])
 
 
-def test_a_shift_that_a_check_during_the_run_saw_voids_the_promise_also_after_a_resume(
-    network: Network, bank: Bank, triage: Triage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_validation_images_themselves_are_not_called_shifted_where_their_names_sort_them(
+    triage: Triage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number, seed in enumerate(TEST[:24]):  # eight at night, then usual ones
-        picture = scene(seed, size=SIZE).image
-        write_png(tmp_path / "images" / f"n{number:02}.png", picture // 5 if number < 8 else picture)
-
-    def stop(stage: str, done: int, total: int, draws: int = 0) -> None:
-        if stage == "predicting" and done == 14:
-            raise KeyboardInterrupt
-
-    plan = PredictPlan(precision="fp32", triage=triage)
-    with pytest.raises(KeyboardInterrupt):
-        predict(network, tmp_path / "images", bank, tmp_path / "run", plan, progress=stop)
-    assert caplog.text.count("After 8 images: SHIFTED") == 1
-    triaged = predict(network, tmp_path / "images", bank, tmp_path / "run", plan, resume=True).triaged
-    assert triaged is not None
-    assert caplog.text.count("SHIFTED") == 1
-    assert triaged["shift"]["p"] > triaged["shift"]["level"], "all images together are not unlike enough"
-    assert triaged["shift"]["shifted"]
-    assert triaged["shift"]["during"]["images"] == 8
-    assert triaged["promise"] == "void: the images are shifted"
-    assert any(line.startswith("After 8 images: SHIFTED") for line in triaged["text"])
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    del record["shift_checks"]  # as of a run that was killed before it was noted
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    again = predict(network, tmp_path / "images", bank, tmp_path / "run", plan, resume=True).triaged
-    assert again == triaged
+    measure, values = triage.reference.measure, [float(value) for value in range(60)]
+    triage = replace(triage, reference=replace(triage.reference, values=tuple(values)))
+    of_run = TriageOfRun(triage, SimpleNamespace(record={}, entries=dict))  # type: ignore[arg-type]
+    lines = {f"{number:03}": {"triage": {}, measure: {"mean": value}} for number, value in enumerate(values)}
+    for id, line in lines.items():
+        of_run.watch({"id": id, **line})
+    assert caplog.text.count("The test of all images, at the end, decides") == 1
+    test = shift_of({id: line[measure]["mean"] for id, line in lines.items()}, triage)
+    assert not test.shifted
+    assert test.auroc == 0.5
 
 
-def test_an_image_that_is_made_again_counts_once_in_the_watch_for_shift(triage: Triage) -> None:
-    record: dict[str, Any] = {}
-    run = SimpleNamespace(record=record, entries=dict, note=record.update)
+def test_an_image_that_is_made_again_counts_once_in_the_watch_for_shift(
+    triage: Triage, caplog: pytest.LogCaptureFixture
+) -> None:
     line: dict[str, Any] = {"triage": {}, triage.reference.measure: {"mean": 5.0}}
-    of_run = TriageOfRun(triage, run)  # type: ignore[arg-type]
+    before = {"before": {**line, "status": "done"}}
+    of_run = TriageOfRun(triage, SimpleNamespace(record={}, entries=before.copy))  # type: ignore[arg-type]
     for _ in range(8):
         of_run.watch({"id": "replaced", **line})
-    assert not record
-    for number in range(7):
+    assert not caplog.text
+    for number in range(6):
         of_run.watch({"id": f"other {number}", **line})
-    assert record["shift_checks"]["shift"]["images"] == 8
+    assert "of the first 8 images differs" in caplog.text
 
 
 def test_evaluate_makes_no_promise_of_shifted_images(scores: Path, triage: Triage) -> None:

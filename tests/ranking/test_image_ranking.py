@@ -23,6 +23,7 @@ from segment.ranking.quality import finding, ranking_scores
 from segment.report.results import Validation
 from segment.report.results_page import image_ranking_sentences
 from segment.scores.functional.image_level import spearman
+from segment.scores.intervals import poisson_weights
 
 
 def images(count: int, seed: int = 0, noise: float = 0.02) -> list[dict[str, Any]]:
@@ -210,3 +211,31 @@ def test_a_perfect_rank_correlation_has_no_interval_and_is_no_finding_in_four_im
     assert "a correlation between -1 and 1" in scores["why"]
     assert scores["p"] == pytest.approx(2 / 24)
     assert not finding(scores)
+
+
+def test_a_perfect_rank_correlation_of_ties_has_the_p_of_all_their_orders() -> None:
+    uncertainty, quality = np.float64([*[0.1] * 7, 0.9]), np.float64([*[0.8] * 7, 0.2])
+    scores = ranking_scores(list("abcdefgh"), uncertainty, quality, 0.5)["spearman"]
+    orders = [spearmanr(uncertainty, 1 - quality[np.roll(np.arange(8), turn)]).statistic for turn in range(8)]
+    assert scores["p"] == pytest.approx(np.mean(np.abs(orders) > 1 - 1e-9)) == 1 / 8
+    assert not finding(scores)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
+def test_the_interval_of_an_aurc_with_ties_is_that_of_a_plain_bootstrap(share: float) -> None:
+    rng = np.random.default_rng(3)
+    ids = [f"i{number}" for number in range(30)]
+    quality = rng.beta(4, 2, 30)
+    uncertainty = np.where(np.arange(30) < share * 30, 0, rng.random(30))
+    drawn = []
+    for weights in np.stack([poisson_weights(name) for name in ids], axis=1):
+        area = taken = lost = 0.0
+        for image in sorted(range(30), key=uncertainty.__getitem__):
+            equal = uncertainty == uncertainty[image]
+            if weights[image]:
+                taken += weights[image]
+                lost += weights[image] * np.average(1 - quality[equal], weights=weights[equal])
+                area += weights[image] * lost / taken
+        drawn.append(area / weights.sum())
+    found = ranking_scores(ids, uncertainty, quality, 0.5)["aurc"]
+    assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]))

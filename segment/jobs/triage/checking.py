@@ -16,7 +16,7 @@ from segment.files.writing import write_json, write_text
 from segment.guarantees.groups import group_of
 from segment.guarantees.outcome import ImageOutcome, coverage_of, images_outcomes, outcome_of, verdict_of
 from segment.guarantees.sentences import promise
-from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
+from segment.guarantees.shift import ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import TUNED
@@ -138,9 +138,7 @@ def groups_of_sources(sources: Sequence[Source], triage: Triage) -> dict[str, st
     return groups if triage.reference.groups and all(groups.values()) else None
 
 
-def shift_of(
-    means: Mapping[str, float], triage: Triage, groups: Mapping[str, str] | None = None, *, level: float = LEVEL
-) -> ShiftTest:
+def shift_of(means: Mapping[str, float], triage: Triage, groups: Mapping[str, str] | None = None) -> ShiftTest:
     """The rank test of images against those that calibrated the triage, by groups where they are known.
 
     means: id -> the mean of the reference's measure over the image. groups: id -> group; by the ids where these say it
@@ -152,7 +150,7 @@ def shift_of(
     for identity, mean in means.items():
         by_group.setdefault(groups[identity] if groups else identity, []).append(mean)
     values = np.array([np.mean(of_group) for of_group in by_group.values()])
-    test = shift_test(np.array(triage.reference.values), values, level=level)
+    test = shift_test(np.array(triage.reference.values), values)
     if name and not groups:  # single images are not to be compared with the means of groups
         return replace(test, p=None, auroc=None, why=_unknown(name))
     return test
@@ -180,13 +178,19 @@ def shift_sentence(shift: ShiftTest, triage: Triage) -> str:
     measure, kind = triage.reference.measure, "groups" if triage.reference.groups else "images"
     if shift.p is None:
         return f"Whether these images are like the validation images cannot be tested: {shift.why}."
-    auroc = 0.0 if shift.auroc is None else shift.auroc
-    numbers = f"{shift.images} {kind} against {len(triage.reference.values)}, AUROC {auroc:.3f}, p = {shift.p:.2g}"
+    numbers = numbers_of(shift, triage)
     if shift.shifted:
         return f"SHIFTED: the guarantee is void. {measure} differs from the validation images' ({numbers})."
     few = "so few images show only a large one" if min(shift.images, len(triage.reference.values)) < FEW else ""
     ending = shift.why or few.replace("images", kind)
     return f"No shift shown at level {shift.level:g} in {measure} ({numbers}){f'; {ending}' if ending else ''}."
+
+
+def numbers_of(shift: ShiftTest, triage: Triage) -> str:
+    """Of a shift test that could be made."""
+    kind = "groups" if triage.reference.groups else "images"
+    against = f"{shift.images} {kind} against {len(triage.reference.values)}"
+    return f"{against}, AUROC {shift.auroc or 0.0:.3f}, p = {shift.p or 0.0:.2g}"
 
 
 def seen_sentence(again: int, images: int) -> str:

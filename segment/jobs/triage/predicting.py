@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from segment.files.runs.run import Run
 from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
-from segment.guarantees.shift import AT_THE_END, ShiftTest, check_level, shift_test
+from segment.guarantees.shift import ShiftTest, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS
 from segment.jobs.triage.checking import (
     groups_of_sources,
+    numbers_of,
     promise_or_void,
     seen_sentence,
     shift_dict,
@@ -38,8 +38,6 @@ from segment.report.run_files.triaged_files import TriagedImage, triaged_image
 log = logging.getLogger(__name__)
 
 DONE = "done"
-CHECKS = "shift_checks"
-"""Section of the record. images: at the last check during the run; shift: of the check that called the run shifted."""
 
 
 def refuse_other_run(
@@ -87,18 +85,18 @@ def refuse_other_run(
 class TriageOfRun:
     """The decisions on each image of a run, and a watch for shift that warns while the run goes on.
 
-    What the checks saw is in the record under CHECKS, so that a run that goes on makes each once and forgets none.
+    The warning decides nothing: images come in the order of their names or of their ends, and the first of a sorted
+    folder are often alike. The test of the whole run decides, in `write_triaged_run`.
     """
 
     def __init__(self, triage: Triage, run: RunPlaces) -> None:
-        self.triage, self._run = triage, run
+        self.triage = triage
         self._reference = np.array(triage.reference.values)
-        self._means: dict[str, float] = {}  # by id: an image that is replaced is made again
-        self._checked = int(run.record.get(CHECKS, {}).get("images", 0))
         removed = removed_images(run.record)
-        for id, line in run.entries().items():
-            if line["status"] == DONE and id not in removed:
-                self.watch(line)  # checks that a kill, or another process, left out are made now
+        done = {id: line for id, line in run.entries().items() if line["status"] == DONE and id not in removed}
+        # by id: an image that is replaced is made again
+        self._means = {id: _mean_of(line, triage.reference.measure) for id, line in done.items()}
+        self._checked, self._warned = len(self._means), False
 
     def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
         """The decisions on an image, with the triage, as `render` takes them. valid: as in `triaged_image`."""
@@ -109,23 +107,22 @@ class TriageOfRun:
         self._means[line["id"]] = _mean_of(line, self.triage.reference.measure)
         images = len(self._means)
         level = None if self.triage.reference.groups else check_level(images)
-        if level is None or images <= self._checked or _found(self._run) is not None:
+        if level is None or images <= self._checked or self._warned:
             return
         self._checked = images
         test = shift_test(self._reference, np.array(list(self._means.values())), level=level)
         if test.shifted:
-            log.warning("%s", during(test, self.triage))
-        self._run.note(**{CHECKS: {"images": images, **({"shift": asdict(test)} if test.shifted else {})}})
+            self._warned = True
+            log.warning("%s", so_far(test, self.triage))
 
 
-def _found(run: RunPlaces) -> ShiftTest | None:
-    """The check during the run that called it shifted; None where none did."""
-    shift = run.record.get(CHECKS, {}).get("shift")
-    return None if shift is None else ShiftTest(**shift)
-
-
-def during(test: ShiftTest, triage: Triage) -> str:
-    return f"After {test.images} images: {shift_sentence(test, triage)}"
+def so_far(test: ShiftTest, triage: Triage) -> str:
+    """What a check during a run says that found its images unlike those of validation."""
+    return (
+        f"{triage.reference.measure} of the first {test.images} images differs from the validation images' "
+        f"({numbers_of(test, triage)}). If they come in no order, the guarantee is void; sorted names may put like "
+        "images first. The test of all images, at the end, decides."
+    )
 
 
 def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
@@ -134,8 +131,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage.reference.measure) for id, line in done.items()}
-    early = _found(run)
-    shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)
+    shift = shift_of(means, triage, groups_of_sources(run.sources, triage))
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
     passing = [id for id, line in done.items() if line["triage"]["decision"] == "accept"]
@@ -146,23 +142,17 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
             f"{len(passing)} of {len(done)} images are accepted whole, {len(done) - len(passing)} are for review; "
             f"{percent(mean)} of the pixels of an image are accepted on average (by {triage.plan.unit})."
         )
-    at_the_end = shift_sentence(shift, triage)
-    text = [sentence, *([at_the_end] if early is None else [during(early, triage), f"All images: {at_the_end}"])]
+    text = [sentence, shift_sentence(shift, triage)]
     again = {str(line["sha256"])[:SHA_DIGITS] for line in done.values()} & set(triage.source["sha256"])
     if again:
         text.append(seen_sentence(len(again), len(done)))
     text += triage.warnings
-    shifted = shift.shifted or early is not None  # the levels of all checks together are that of one test
     content = {
-        "promise": promise_or_void(triage, shifted=shifted),
+        "promise": promise_or_void(triage, shifted=shift.shifted),
         "images": len(done),
         "accepted_images": len(passing),
         "accepted_pixels": mean,
-        "shift": {
-            **shift_dict(shift, triage),
-            "shifted": shifted,
-            **({} if early is None else {"during": shift_dict(early, triage)}),
-        },
+        "shift": shift_dict(shift, triage),
         "text": text,
     }
     write_json(run.folder / TRIAGED, content)
