@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,8 @@ class Board:
         self.replicates: Tally = {n: np.zeros((c.size, replicates), dtype=np.int64) for n, c in coarse.items()}
         self.holding = dict.fromkeys(KINDS, 0)
         """Images that hold pixels of each kind."""
+        self.of_classes = np.zeros(task.classes, dtype=np.int64)
+        """Images that hold each class in label or prediction."""
 
     def add(self, counted: CountedImage, weights: Ints) -> None:
         for name, added in counted.whole.items():
@@ -41,16 +43,38 @@ class Board:
             intervals.add_weighted(self.replicates[name], added, weights)
         for kind, pixels in _pixels(counted, self.task).items():
             self.holding[kind] += pixels > 0
+        confusion = counted.whole["confusion"]
+        self.of_classes += confusion.sum(axis=0) + confusion.sum(axis=1) > 0
 
     def merge(self, other: Board) -> None:
         for mine, theirs in ((self.counts, other.counts), (self.replicates, other.replicates)):
             for name in mine:
                 mine[name] += theirs[name]
         self.holding = {kind: count + other.holding[kind] for kind, count in self.holding.items()}
+        self.of_classes += other.of_classes
+
+    def state(self) -> dict[str, Ints]:
+        """All of it by name; `load` restores it."""
+        parts = {"counts": self.counts, "replicates": self.replicates}
+        state = {f"{part}/{name}": values.copy() for part, tally in parts.items() for name, values in tally.items()}
+        return state | {"holding": np.array(list(self.holding.values())), "of_classes": self.of_classes.copy()}
+
+    def load(self, state: Mapping[str, Ints]) -> None:
+        """Become the board whose state this is, of the same task."""
+        self.counts, self.replicates = (
+            {name: np.array(state[f"{part}/{name}"], dtype=np.int64) for name in tally}
+            for part, tally in (("counts", self.counts), ("replicates", self.replicates))
+        )
+        self.holding = dict(zip(KINDS, map(int, state["holding"]), strict=True))
+        self.of_classes = np.array(state["of_classes"], dtype=np.int64)
 
     def images_for(self, name: str) -> int:
         """Images that hold what a score needs: a score of two kinds of pixels, the fewer of their images."""
         return min(self.holding[kind] for kind in summary.needs(name))
+
+    def rarest_class(self) -> tuple[int, int] | None:
+        """How many images hold the rarest class in label or prediction, and which that is; None without images."""
+        return min(((int(images), k) for k, images in enumerate(self.of_classes) if images), default=None)
 
     def tallies(self) -> tuple[Tally, Tally, Tally]:
         """Counts of all images in fine and in the replicates' bins, and of the replicates; each R ... ."""
@@ -79,6 +103,7 @@ class Score:
     why: the reason where it is not defined
     exact_to: bound of the error that binning causes; None for a score that needs no bins
     held_by: images that hold what the score needs; None: all
+    rarest: images that hold the rarest of the classes that the score is a mean over; None: it is none
     """
 
     value: float
@@ -87,24 +112,33 @@ class Score:
     why: str
     exact_to: float | None = None
     held_by: int | None = None
+    rarest: int | None = None
 
     def images(self, every: int) -> int:
         """How many of `every` images hold what the score needs: the others tell nothing of it."""
         return every if self.held_by is None else min(every, self.held_by)
 
+    def independent(self, every: int) -> int:
+        """How many of `every` images a test may count: no more than hold the rarest class of a mean over classes.
+
+        That class has the largest part in the mean's variance, by its few images.
+        """
+        return self.images(every) if self.rarest is None else min(self.images(every), self.rarest)
+
     def minus(self, other: Score) -> Score:
         """The difference to another score, replicate by replicate."""
         pairs = (self.value - other.value, self.rough - other.rough, self.replicates - other.replicates)
-        return Score(*pairs, self.why or other.why, held_by=_fewest((self.held_by, other.held_by)))
+        held, rarest = _fewest((self.held_by, other.held_by)), _fewest((self.rarest, other.rarest))
+        return Score(*pairs, self.why or other.why, held_by=held, rarest=rarest)
 
     def p_value(self, images: int) -> float | None:
         """Two-sided p of a mean difference of 0 over the images, by a t test with the replicates' standard deviation.
 
-        That has the divisor n, which is made n - 1 for the test; n counts the images that hold what the score needs.
+        That has the divisor n, which is made n - 1 for the test; n counts the images as `independent` does.
         None where it is not defined; 1 where value and replicates are all 0, as for a method and itself. Where they are
         all alike, that of a sign test.
         """
-        images = self.images(images)
+        images = self.independent(images)
         known = (self.replicates - self.rough)[~np.isnan(self.replicates)]
         if images < 2 or math.isnan(self.value) or 2 * known.size < self.replicates.size or known.size < 2:
             return None
@@ -142,7 +176,11 @@ def estimates(board: Board) -> dict[str, Score]:
         value = float(whole[name][0])
         reason = summary.why(name, tallies[0], board.task) if math.isnan(value) else ""
         scores[name] = Score(value, float(coarse[name][0]), replicates[name], reason, bounds.get(name))
-    return {name: replace(score, held_by=board.images_for(name)) for name, score in scores.items()}
+    rarest, _ = board.rarest_class() or (None, None)
+    return {
+        name: replace(score, held_by=board.images_for(name), rarest=rarest if summary.averages_classes(name) else None)
+        for name, score in scores.items()
+    }
 
 
 def _fewest(held: Sequence[int | None]) -> int | None:
@@ -160,8 +198,9 @@ def mean_of(labels: Sequence[dict[str, Score]]) -> dict[str, Score]:
         reason = scores[0].why if math.isnan(float(value)) else ""
         bounds = [score.exact_to for score in scores if score.exact_to is not None and not math.isnan(score.exact_to)]
         bound = sum(bounds) / len(bounds) if bounds else None
-        held = _fewest([score.held_by for score in scores if not math.isnan(score.value)])
-        means[name] = Score(float(value), float(coarse), replicates, reason, bound, held)
+        defined = [score for score in scores if not math.isnan(score.value)]
+        held, rarest = _fewest([score.held_by for score in defined]), _fewest([score.rarest for score in defined])
+        means[name] = Score(float(value), float(coarse), replicates, reason, bound, held, rarest)
     return means
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segment.errors import WrongUse
 from segment.scores import arrays, intervals, summary
-from segment.scores.board import KINDS, Board, Entry, Score, curves, estimates, mean_of
+from segment.scores.board import Board, Entry, Score, curves, estimates, mean_of
 from segment.scores.functional import calibration, confusion, detection, expected, image_level, patches
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.functional.expected import EXPECTED
@@ -98,6 +98,12 @@ class Scoreboard:
     def images_for(self, score: str) -> int:
         """Images that hold what a score needs (of the label with most of them, for multilabel)."""
         return max(board.images_for(score) for board in self._boards)
+
+    def rarest_class(self) -> tuple[int, str] | None:
+        """How many images hold the rarest class in label or prediction, and its name (multilabel: the label's)."""
+        found = [(*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class())]
+        images, k, label = min(found, default=(0, 0, 0))
+        return (images, self.plan.classes[label if self.plan.head == "multilabel" else k]) if found else None
 
     def confusion(self) -> Ints:  # K K; multilabel: K 2 2
         """Pixels by label (rows) and prediction (columns)."""
@@ -230,25 +236,19 @@ class Scoreboard:
         state["ids"] = np.array(order, dtype=np.str_)
         state["rows"] = np.array([self._rows[i] for i in order], dtype=np.float64).reshape(-1, len(self.columns))
         for i, board in enumerate(self._boards):
-            state |= {f"{i}/counts/{name}": value.copy() for name, value in board.counts.items()}
-            state |= {f"{i}/replicates/{name}": value.copy() for name, value in board.replicates.items()}
-            state[f"{i}/holding"] = np.array([board.holding[kind] for kind in KINDS])
+            state |= {f"{i}/{name}": values for name, values in board.state().items()}
         return state
 
     @classmethod
     def of(cls, state: Mapping[str, NDArray[Any]]) -> Scoreboard:
         """The scoreboard with this state."""
         scoreboard = cls(ScorePlan.of(json.loads(str(state["plan"]))))
-        for i, board in enumerate(scoreboard._boards):
-            for part, counts in (("counts", board.counts), ("replicates", board.replicates)):
-                for name in counts:
-                    counts[name] = np.array(state[f"{i}/{part}/{name}"], dtype=np.int64)
-        if len(state["rows"]) and state["rows"].shape[1] != len(scoreboard.columns):
-            raise WrongUse("The saved state was made by another version of segment, whose rows have other columns.")
+        columns = state["rows"].shape[1] if len(state["rows"]) else len(scoreboard.columns)
+        if columns != len(scoreboard.columns) or "0/of_classes" not in state:
+            raise WrongUse("The saved state was made by another version of segment, which counted something else.")
         scoreboard._rows = {str(name): row.copy() for name, row in zip(state["ids"], state["rows"], strict=True)}
-        for i, board in enumerate(scoreboard._boards):  # version 0.1.0 did not count them: all, as it took them to be
-            held = state.get(f"{i}/holding", np.full(len(KINDS), scoreboard.images))
-            board.holding = dict(zip(KINDS, map(int, held), strict=True))
+        for i, board in enumerate(scoreboard._boards):
+            board.load({name.partition("/")[2]: values for name, values in state.items() if name.startswith(f"{i}/")})
         return scoreboard
 
 

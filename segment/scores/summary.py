@@ -127,6 +127,15 @@ def needs(name: str) -> tuple[str, ...]:
     return ("wrong", "right") if kind in ("error_auroc", "error_ap", "normalised_aurc") else ("known",)
 
 
+def averages_classes(name: str) -> bool:
+    """Whether a score is a mean over classes, each of which its images may hold or not.
+
+    >>> averages_classes("miou"), averages_classes("miou_at_90.variance"), averages_classes("accuracy")
+    (True, True, False)
+    """
+    return name in ("miou", "dice") or name.startswith("miou_at_")
+
+
 def why(name: str, tally: Tally, task: Task) -> str:
     """Why a score of all images is not defined.
 

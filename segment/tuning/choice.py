@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import count_of
+from segment.scores.board import Score
 from segment.scores.functional.binning import Floats
 from segment.scores.functional.confusion import mean_iou
-from segment.scores.intervals import interval, poisson_weights
+from segment.scores.intervals import poisson_weights
 from segment.significance.corrections import LEVEL
 from segment.significance.paired import LEAST, PairedTest, group_means, paired_test, smallest_difference
 from segment.tuning.samples import (
@@ -244,20 +245,24 @@ def _is_significant(test: PairedTest) -> bool:
 
 
 def loses_masks(plain: Candidate, other: Candidate, groups: Mapping[str, str] | None = None) -> bool:
-    """Whether the 95 % interval of the difference in mIoU, by a bootstrap over images or groups, lies below 0.
+    """Whether mIoU is significantly lower: a t test of the bootstrap over images or groups, see `Score.p_value`.
 
     No for fewer than LEAST, whose bootstrap has too narrow an interval. Each setting is judged by itself: what may make
     masks worse is left out, at the price that one in forty of those that do not is left out too.
     """
     ids = sorted(plain.masks.keys() & other.masks.keys())
-    if len(set(ids if groups is None else map(groups.__getitem__, ids))) < LEAST:
+    units = np.array([name if groups is None else groups[name] for name in ids])
+    if len(set(units)) < LEAST:
         return False
-    weights = np.stack([poisson_weights(name if groups is None else groups[name]) for name in ids])  # N R
+    weights = np.stack([poisson_weights(unit) for unit in units])  # N R
     before, after = (np.stack([each.masks[name] for name in ids]) for each in (plain, other))  # N 3 K
     value = float(mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0)))
     drawn = (mean_iou(np.tensordot(weights.T, counts, axes=1)) for counts in (after, before))  # R each
-    ends = interval(value, value, np.subtract(*drawn))
-    return ends is not None and ends[1] < 0
+    holds = (before + after).sum(axis=1) > 0  # N K
+    held = [len(set(units[holds[:, k]])) for k in range(holds.shape[1])]
+    score = Score(value, value, np.subtract(*drawn), "", rarest=min(filter(None, held), default=0))
+    p = score.p_value(len(set(units)))
+    return value < 0 and p is not None and p <= LEVEL
 
 
 def difference(first: Candidate, second: Candidate, groups: Mapping[str, str] | None = None) -> PairedTest | None:

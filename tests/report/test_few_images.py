@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from segment.errors import WrongUse
 from segment.jobs.labelled.leakage import few_hold
 from segment.report.best_methods import in_short
 from segment.report.comparison import MethodBoards, compare, gains
 from segment.report.tables import verdict
 from segment.scores.board import Score
+from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import poisson_weights
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -47,25 +49,33 @@ def test_differences_that_are_all_alike_have_the_p_of_a_sign_test() -> None:
 
 
 def boards(
-    images: int, methods: int, seed: int, *, unseen: int | None = None, mistaken: int | None = None
+    images: int,
+    methods: int,
+    seed: int,
+    *,
+    unseen: int | None = None,
+    mistaken: int | None = None,
+    third: int | None = None,
 ) -> dict[str, MethodBoards]:
     """Methods that are equal in distribution: the same images, with noise of their own in their logits.
 
     unseen: the first so many images hold pixels of an unseen object; None: such objects are not labelled
     mistaken: the first so many images hold wrong pixels; None: all may
+    third: the first so many images hold the third class in label or prediction; None: all may
     """
     rng = np.random.default_rng(seed)
     plan = ScorePlan(classes=("a", "b", "c"), measures=("predictive_entropy",), unseen=() if unseen is None else (9,))
     made = {name: Scoreboard(plan) for name in ("deterministic", "mcbn", *(f"other {k}" for k in range(methods - 2)))}
     for number in range(images):
-        label = rng.integers(0, 3, (8, 8)).astype(np.uint8)
+        without = third is not None and number >= third
+        label = rng.integers(0, 3 - without, (8, 8)).astype(np.uint8)
         signal = np.eye(3)[label].transpose(2, 0, 1) * rng.uniform(0.5, 2)
         if mistaken is not None and number >= mistaken:
             signal = 100 * np.eye(3)[label].transpose(2, 0, 1)
         if number < (unseen or 0):
             label[:4] = 9
         for board in made.values():
-            logits = signal + rng.normal(0, 1.5, (3, 8, 8))
+            logits = signal + rng.normal(0, 1.5, (3, 8, 8)) - np.array([0, 0, 100 * without])[:, None, None]
             p = np.exp(logits) / np.exp(logits).sum(axis=0)
             entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=0).clip(max=0)
             board.update(
@@ -109,8 +119,47 @@ def test_the_images_that_hold_a_score_are_merged_and_saved() -> None:
     again = Scoreboard.of(a.state())
     for board in (a, again):
         assert [board.images_for(name) for name in ("unseen_ap.m", "error_ap.m", "nll")] == [6, 8, 8]
-    older = {name: value for name, value in a.state().items() if not name.endswith("holding")}
-    assert Scoreboard.of(older).images_for("nll") == 8
+    older = {name: value for name, value in a.state().items() if not name.endswith("of_classes")}
+    with pytest.raises(WrongUse, match="made by another version of segment"):
+        Scoreboard.of(older)
+
+
+def of_a_rare_class(held: int, seed: int) -> Score:
+    """The difference in mIoU of two methods, equal in distribution, over 30 images, `held` of which hold one class."""
+    rng = np.random.default_rng(seed)
+    weights = np.stack([poisson_weights(f"{seed} {number}") for number in range(30)])  # N R
+    estimates = []
+    labelled = np.array([[1000, 1000, 200 * (number < held)] for number in range(30)])
+    for _ in range(2):
+        right = (labelled * rng.beta(6, 2, (30, 3))).astype(np.int64)
+        counts = np.stack([right, labelled, right + (labelled * rng.uniform(0, 0.2, (30, 3))).astype(np.int64)], axis=1)
+        value = float(mean_iou(counts.sum(axis=0)))
+        drawn = mean_iou(np.tensordot(weights.T, counts, axes=1))
+        estimates.append(Score(value, value, drawn, "", rarest=held))
+    return estimates[0].minus(estimates[1])
+
+
+@pytest.mark.parametrize("held", [4, 6])
+def test_equal_methods_are_seldom_called_different_by_a_class_that_few_images_hold(held: int) -> None:
+    found = [of_a_rare_class(held, seed) for seed in range(400)]
+    assert np.mean([(score.p_value(30) or 1) <= 0.05 for score in found]) <= 0.05
+    assert np.mean([(score.p_value(30) or 1) <= 0.05 / 9 for score in found]) <= 0.0125  # two standard errors above
+
+
+def test_a_class_that_few_images_hold_shows_no_difference_in_a_mean_over_classes() -> None:
+    made = boards(17, 2, 5, third=4)
+    by_score = {each.score: each for each in compare(made)}
+    (miou,), (nll,) = (by_score[name].differences.values() for name in ("miou", "nll"))
+    assert miou["p"] is None
+    assert miou["low"] is not None
+    assert "images" not in miou
+    assert verdict(miou) == "not significant: too few images"
+    assert nll["p"] is not None
+    (line,) = few_hold({method: of.boards[0] for method, of in made.items()})
+    assert line.startswith("The rarest class, 'c', is in 4 images, of 17: no difference in mIoU or Dice")
+    (a,), (b,) = (boards(4, 2, seed, third=3)["mcbn"].boards for seed in (1, 2))
+    a.merge(b)
+    assert a.rarest_class() == Scoreboard.of(a.state()).rarest_class() == (6, "c")
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])

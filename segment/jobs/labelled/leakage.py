@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from segment.errors import WrongUse, first_of
+from segment.errors import WrongUse, count_of, first_of
 from segment.files.banks.cache import MARK
 from segment.images.contents.copied import by_ranges
 from segment.images.contents.hashes import sha256_of
@@ -157,7 +157,7 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
 
 
 def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
-    """A line for scores of pixels that few of the images hold: unseen objects, and errors.
+    """A line for scores of what few of the images hold: unseen objects, errors, and the rarest class.
 
     boards: the methods' scoreboards of the same images.
     """
@@ -171,6 +171,12 @@ def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
                 f"{how} {what}, of {every}: the scores {names} are of so few, and no difference in them can be called "
                 f"significant; {LEAST} are the least."
             )
+    rarest = min((found for board in boards.values() if (found := board.rarest_class())), default=None)
+    if rarest is not None and rarest[0] < min(LEAST, *(board.images for board in boards.values())):
+        lines.append(
+            f"The rarest class, {rarest[1]!r}, is in {count_of(rarest[0], 'image')}, of {every}: no difference in mIoU "
+            f"or Dice can be called significant; {LEAST} are the least."
+        )
     return lines
 
 
