@@ -125,7 +125,7 @@ def _half(count: int, seed: int) -> NDArray[np.bool_]:
 def _reached(losses: Losses, plan: TriagePlan, groups: Ints) -> float:
     """What is accepted at the loosest threshold that keeps the limit on these very images or groups."""
     if plan.guarantee == "images":
-        holds = losses.bad(plan.max_error, groups).mean(axis=0) <= 1 - plan.share
+        holds = losses.bad(plan.max_error, groups).mean(axis=0) <= control.complement(plan.share)
     else:
         holds = losses.mean_losses(groups).mean(axis=0) <= plan.max_error
     places = np.flatnonzero(np.cumprod(holds))
@@ -199,7 +199,7 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
     counts = images.counts
     if counts.plan.head == "multilabel":
         raise WrongUse("A pixel of a multi-label head has a yes or no a label, not one class: leave --coverage out.")
-    miss = 1 - plan.coverage
+    miss = control.complement(plan.coverage)
     of_image = [counts.true_classes(i) for i in counts.ids]
     known = [n for n, table in enumerate(of_image) if table.sum()]
     groups = numbered([counts.ids[n] for n in known], images.groups)

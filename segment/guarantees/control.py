@@ -8,6 +8,7 @@ Must not know what a loss measures.
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from functools import lru_cache
 
 import numpy as np
@@ -72,13 +73,22 @@ def confidence_of(part: float, confidence: float) -> float:
     return 1 - part * (1 - confidence)
 
 
+def complement(share: float) -> float:
+    """1 - share in decimal: for .9 it is .1, and not below it, so that 1 of 10 is no more than it.
+
+    >>> complement(0.9), 1 - 0.9
+    (0.1, 0.09999999999999998)
+    """
+    return float(1 - Decimal(str(share)))
+
+
 def most_bad(images: int, share: float, confidence: float) -> int | None:
     """How many of so many images may be bad at a level that is rejected; None: not even none of them.
 
     >>> most_bad(29, 0.9, 0.95), most_bad(28, 0.9, 0.95), most_bad(100, 0.9, 0.95)
     (0, None, 4)
     """
-    p = binom.cdf(np.arange(images + 1), images, 1 - share)
+    p = binom.cdf(np.arange(images + 1), images, complement(share))
     return _last(p <= 1 - confidence + ROUNDING)
 
 
@@ -129,7 +139,7 @@ def needed_for_most(share: float, confidence: float) -> int:
     images = max(math.floor(min(math.log(1 - confidence) / math.log(share), MOST_IMAGES + 2)) - 1, 1)
     if images > MOST_IMAGES:
         return images
-    while binom.cdf(0, images, 1 - share) > 1 - confidence + ROUNDING:
+    while binom.cdf(0, images, complement(share)) > 1 - confidence + ROUNDING:
         images += 1
     return images
 

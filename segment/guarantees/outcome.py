@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from segment.guarantees.calibrate import ValidationImages, losses_by_measure
+from segment.guarantees.control import complement
 from segment.guarantees.losses import Losses, numbered
 from segment.guarantees.sentences import too_much
 from segment.guarantees.sets import score_bins
@@ -65,7 +66,8 @@ class Coverage:
     def sentence(self) -> str:
         spread = f" ({percent(self.interval[0])} to {percent(self.interval[1])})" if self.interval else ""
         return (
-            f"The sets hold the true class of {percent(self.found)}{spread}, where {percent(self.asked)} is promised."
+            f"The sets hold the true class of {percent(self.found)}{spread} of the pixels of known classes, where "
+            f"{percent(self.asked)} is promised."
         )
 
 
@@ -190,7 +192,7 @@ def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
     if not outcome.groups:
         return "No image has what the loss is of, so nothing can be said."
     if plan.guarantee == "images":
-        limit, value, interval = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval
+        limit, value, interval = complement(plan.share), outcome.bad / outcome.groups, outcome.bad_interval
         kind = "images" if outcome.groups == outcome.images else "groups"
         seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have {too_much(plan, outcome.unit, kind)}"
     else:

@@ -98,9 +98,9 @@ def too_much(plan: TriagePlan, unit: str, kind: str) -> str:
 
 
 def _of_sets(sets: Sets, kind: str) -> str:
-    whose, count = "an image's labelled pixels", sets.images
+    whose, count = "an image's pixels of known classes", sets.images
     if kind == "groups":
-        whose, count = "the labelled pixels of an image, as the mean over the images of a group,", sets.groups
+        whose, count = "an image's pixels of known classes, as the mean over the images of a group,", sets.groups
     return (
         f"Prediction sets ({sets.kind}, threshold {sets.threshold:.6g}) hold the true class of "
         f"{percent(sets.coverage)} of {whose} in expectation; on the {count} {kind} that calibrated them, of "

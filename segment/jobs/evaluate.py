@@ -17,6 +17,7 @@ from segment.estimation.memory_budget import Memory
 from segment.estimation.together import Batch, checked_batch
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
+from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
@@ -110,6 +111,7 @@ def evaluate(
     if tuned is not None:
         tuned.check(network)
         banks = banks or (tuned.bank,)
+    _refuse_lengths(banks, plan.methods.draws)
     how = as_begun(plan.methods, Path(folder)) if resume else plan.methods
     methods = build_methods(network, banks, how, members=members, validated=validation is not None)
     methods = methods if tuned is None else with_tuned(methods, tuned, banks)
@@ -131,8 +133,7 @@ def evaluate(
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = score_plan(network, plan.void, plan.unseen), len(data.annotators)
     network.log_preprocessing()
-    lengths = {len(bank) for bank in banks}
-    same = {"draws": (None, *lengths)} if len(lengths) == 1 else {}
+    same = {"draws": (None, len(banks[0]))} if banks else {}
     probe, networks = next((bank.probe for bank in banks), None), (network, *members)
     with Run.create(Path(folder), settings, sources, resume=resume, same=same, networks=networks, probe=probe) as run:
         sources = run.sources
@@ -177,8 +178,18 @@ def evaluate(
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
+        run.discard(TRIAGED, TRIAGED_TABLE)  # of an earlier call, which may have had fewer images
         triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
     return replace(evaluation, triaged=triaged)
+
+
+def _refuse_lengths(banks: Sequence[Bank], draws: int | None) -> None:
+    lengths = sorted({len(bank) for bank in banks})
+    if draws is None and len(lengths) > 1:
+        raise WrongUse(
+            f"The banks have {' and '.join(map(str, lengths))} draws, and a score is the mean over the banks: give "
+            f"--draws {lengths[0]}, or banks of one length."
+        )
 
 
 def _scoring(

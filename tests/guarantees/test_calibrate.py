@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from segment.errors import WrongUse
+from segment.guarantees import control
 from segment.guarantees.calibrate import (
     ValidationImages,
     _nothing,
@@ -345,6 +346,23 @@ def test_a_broken_promise_is_called_one_and_chance_is_called_chance() -> None:
     assert verdict_of(outcome_of(confident, plan, loose), plan).startswith("Above the limit beyond chance")
     few = images_of(np.array([0.0] * 9 + [0.3]))
     assert "within chance" in verdict_of(outcome_of(few, plan, loose), plan)
+
+
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9, 0.95])
+def test_as_many_bad_images_as_are_promised_at_most_keep_the_promise(share: float) -> None:
+    plan = TriagePlan(max_error=0.05, guarantee="images", share=share, measure="one_minus_max")
+    bad = round((1 - share) * 100)
+    images = images_of(np.array([0.5] * bad + [0.0] * (100 - bad)), noise=0.0)
+    decision = Decision(
+        unit="pixel", measure="one_minus_max", threshold=1.0, why="", images=80, groups=80, loss=0.0, accepted=1.0
+    )
+    outcome = outcome_of(images, plan, decision)
+    assert outcome.bad == bad
+    assert verdict_of(outcome, plan).startswith("Kept")
+
+
+def test_sets_that_miss_one_pixel_in_ten_need_nine_images() -> None:
+    assert control.needed_in_expectation(control.complement(0.9)) == 9
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -23,10 +23,14 @@ from segment.jobs.decisions.compare import _estimated, compare, write_comparison
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
+from segment.jobs.tuning.tuned import Tuned
+from segment.methods.augmentation import View
 from segment.networks.load import Network
 from segment.report.estimate_words import estimate_words
 from segment.report.run_comparison import compare_rows, in_words
@@ -189,6 +193,37 @@ def test_the_accuracy_of_an_unlabelled_run_is_estimated_and_checked_on_known_shi
     assert "AUROC" in page.read_text()
     assert (tmp_path / "page" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     json.loads((tmp_path / "page" / "comparison.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_accuracy_of_what_another_method_or_bank_predicted_is_not_estimated(
+    runs: Path, network: Network, bank: Bank, tmp_path: Path
+) -> None:
+    scaled = Tuned(
+        method=combination("mcbn+temperature"),
+        bank=bank,
+        views=(View(),),
+        calibration=0.25,
+        network=network.fingerprint,
+        seen=frozenset(),
+        images=10,
+        why="",
+    )
+    maps = ("mutual_information", "one_minus_max")
+    plan = PredictPlan(maps=maps, precision="fp32", tuned=scaled)
+    predict(network, runs / "others", bank, tmp_path / "tuned", plan)
+    compared = compare(runs / "clean", tmp_path / "tuned")
+    assert compared.estimated is None
+    assert compared.notes[-1] == "The accuracy of B is not estimated from A's labels: they are of another method."
+    with pytest.raises(WrongUse, match="--known checks estimates"):
+        compare(runs / "clean", tmp_path / "tuned", known=[runs / "noisy"])
+    other = bank_of_scenes(network, draws=2, seed=1)
+    predict(network, runs / "others", other, tmp_path / "other", replace(plan, tuned=None))
+    assert "of another bank" in compare(runs / "clean", tmp_path / "other").notes[-1]
+    data = Labels(runs / "data" / "images", runs / "data" / "labels")
+    evaluate(network, data, tmp_path / "scored", banks=[bank], plan=PLAN, tuned=scaled)
+    taken = compare(tmp_path / "scored", tmp_path / "tuned")
+    assert taken.names[0].endswith("(tuned)")
+    assert taken.estimated is not None
 
 
 def test_the_command_shows_a_table_and_writes_a_page(runs: Path, tmp_path: Path) -> None:

@@ -245,6 +245,40 @@ def test_an_image_that_is_made_again_counts_once_in_the_watch_for_shift(
     assert "of the first 8 images differs" in caplog.text
 
 
+def test_an_evaluation_by_other_labels_than_the_triage_s_says_so_first(
+    network: Network, bank: Bank, test_images: Labels, triage: Triage, scores: Path, tmp_path: Path
+) -> None:
+    plan = replace(METHODS, unseen=(1,))
+    triaged = evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=plan, triage=triage).triaged
+    assert triaged is not None
+    assert triaged["text"][0].startswith(
+        "THE LABELS DIFFER from those that calibrated the triage: unseen is [6] there and [1] here"
+    )
+    assert "THE LABELS" not in " ".join(check_triage(scores, triage)["text"])
+
+
+def test_a_resume_without_a_triage_leaves_no_outcome_of_the_images_before(
+    network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, triage=triage)
+    assert (tmp_path / "scores" / "triaged.json").is_file()
+    evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, resume=True)
+    assert not (tmp_path / "scores" / "triaged.json").exists()
+    assert not (tmp_path / "scores" / "triaged.csv").exists()
+
+
+def test_banks_of_several_lengths_are_scored_at_a_common_number_of_draws_only(
+    network: Network, bank: Bank, test_images: Labels, tmp_path: Path
+) -> None:
+    banks = [bank, bank_of_scenes(network, images=12, draws=2, seed=1)]
+    with pytest.raises(WrongUse, match=r"The banks have 2 and 3 draws.*give --draws 2"):
+        evaluate(network, test_images, tmp_path / "scores", banks=banks, plan=METHODS)
+    plan = replace(METHODS, methods=replace(METHODS.methods, draws=2))
+    evaluate(network, test_images, tmp_path / "scores", banks=banks, plan=plan)
+    second = calibrate_triage(tmp_path / "scores", TriagePlan(max_error=0.4), method="mcbn#2")
+    assert second.source["draws"] == 2
+
+
 def test_evaluate_makes_no_promise_of_shifted_images(scores: Path, triage: Triage) -> None:
     assert check_triage(scores, triage)["promise"].startswith("in expectation")
     far = replace(triage.reference, values=tuple(value + 1 for value in triage.reference.values))

@@ -13,8 +13,9 @@ from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
 from segment.guarantees.groups import frames, groups_of
 from segment.images.labels.scheme import are_given_names
-from segment.jobs.decisions.other_labels import other_labels
+from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
+from segment.jobs.evaluation.combinations import TUNED
 from segment.pictures.comparisons import Moved, comparison_picture
 from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of, words
 from segment.scores.functional.binning import Ints
@@ -44,7 +45,7 @@ def compare(
     Args:
         first: Run A: a folder that `segment evaluate` or `segment predict` wrote.
         second: Run B.
-        method: Of A, where it is an evaluation; None: mcbn where it was run.
+        method: Of A, where it is an evaluation; None: mcbn where it was run, or `tuned` where B was predicted by it.
         other_method: Of B; None: as `method`.
         pair: Whether images with one id are compared with one another.
         known: Labelled runs under other shifts, on which the estimates of accuracy are checked.
@@ -61,6 +62,8 @@ def compare(
 
     """
     a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
+    if method is None and TUNED in a.methods and not b.labelled and b.record.get("settings", {}).get("tuned"):
+        a = run_table(Path(first), TUNED)
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     of_ids = groups_of(sorted({*a.rows, *b.rows}), groups, table)
@@ -75,6 +78,10 @@ def compare(
         if known:
             raise WrongUse("--known checks the accuracy of B that A's labels estimate, and A keeps none of its pixels.")
         return compared
+    if why := other_predictor(a, b):
+        if known:
+            raise WrongUse(f"--known checks estimates. {why}")
+        return replace(compared, notes=(*compared.notes, why))
     if b.multilabel and not b.labelled:
         compared = replace(compared, notes=(*compared.notes, OF_LABELS))
     estimated = _estimated(a, confidences, b)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -243,3 +243,19 @@ def _stacked(source: Source) -> NDArray[np.int64]:  # -> K H W
     if len({mask.shape for mask in masks}) > 1:
         raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
     return np.stack(masks)
+
+
+def label_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which pixels of an evaluation count and what their ids mean, of its settings, else of its card.
+
+    >>> label_options({"void": None, "unseen": [4], "card": {"void": 255, "labels": {}}})
+    {'void': 255, 'unseen': [4], "the card's `labels`": 'none'}
+    """
+    card = settings.get("card")
+    card = card if isinstance(card, Mapping) else {}
+    given = {
+        "void": settings["void"] if settings.get("void") is not None else card.get("void"),
+        "unseen": settings.get("unseen") or card.get("unseen"),
+        "the card's `labels`": card.get("labels"),
+    }
+    return {name: "none" if value in (None, [], {}) else value for name, value in given.items()}

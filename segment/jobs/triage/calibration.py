@@ -19,7 +19,8 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import frames, groups_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.jobs.evaluation.combinations import TUNED, combination
-from segment.jobs.triage.source import PROBE, settings_of_method
+from segment.jobs.labelled.labels import label_options
+from segment.jobs.triage.source import LABELS, PROBE, settings_of_method
 from segment.stores.copies import folder_here
 
 FINISH = "Finish `segment evaluate`."
@@ -99,6 +100,7 @@ class EvaluationFolder:
             "calibration": self.record.get("calibrations", {}).get(method),
             "classes": list(self.counts[method].plan.classes),
             "images": settings["images"],
+            LABELS: label_options(settings),
             **({} if (probe := kept_probe(self.record)) is None else {PROBE: probe}),
             "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),
         }

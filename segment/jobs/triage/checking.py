@@ -21,7 +21,7 @@ from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS, EvaluationFolder
-from segment.jobs.triage.source import PROBE, refuse_other_probe, refuse_other_source, settings_of_method
+from segment.jobs.triage.source import PROBE, other_labels, refuse_other_probe, refuse_other_source, settings_of_method
 from segment.significance.paired import FEW
 
 
@@ -85,7 +85,8 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     images = scores.images_of(name, groups)
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
     shift = shift_of(images.means[triage.reference.measure], triage, groups)
-    text = [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
+    text = [*filter(None, [other_labels(triage, scores.record["settings"])])]
+    text += [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
     if covered is not None:
         text.append(covered.sentence())

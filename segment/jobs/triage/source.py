@@ -11,6 +11,7 @@ from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.runs.computation import alike, gives
 from segment.guarantees.triage import Triage
 from segment.jobs.evaluation.combinations import TUNED, Combination, combination
+from segment.jobs.labelled.labels import label_options
 from segment.networks.load import Network
 from segment.uncertainty.scaling import VectorScaling, of_json
 
@@ -32,6 +33,8 @@ MEANT = {
 """What a threshold depends on, in words."""
 PROBE = "probe"
 """Key of a triage's source: what the network computed, as run.json has it."""
+LABELS = "labels"
+"""Key of a triage's source: `label_options` of the evaluation; a run without labels has none."""
 OTHER_COMPUTATION = (
     "This triage was calibrated with a network of the same weights that computes something else (another "
     "interpolation, eps, argument or edited code), so that its guarantee does not hold here. Run that one, or "
@@ -86,6 +89,23 @@ def refuse_other_probe(triage: Triage, kept: Mapping[str, Any] | None) -> None:
     theirs = triage.source.get(PROBE)
     if theirs is not None and kept is not None and not _asked(alike, theirs, kept):
         raise WrongUse(OTHER_COMPUTATION)
+
+
+def other_labels(triage: Triage, settings: Mapping[str, Any]) -> str:
+    """How an evaluation's labels are read otherwise than those that calibrated the triage; "" where they are not.
+
+    A triage of an evaluation of an earlier version does not say it.
+    """
+    theirs, ours = triage.source.get(LABELS), label_options(settings)
+    parts = [
+        f"{key} is {theirs[key]} there and {ours[key]} here" for key in ours if theirs and theirs[key] != ours[key]
+    ]
+    if not parts:
+        return ""
+    return (
+        f"THE LABELS DIFFER from those that calibrated the triage: {'; '.join(parts)}. Where other pixels count, the "
+        "loss is another than the promise is of."
+    )
 
 
 def _asked(compared: Callable[..., bool], *given: Any) -> bool:
