@@ -214,7 +214,7 @@ def test_a_perfect_rank_correlation_has_no_interval_and_is_no_finding_in_four_im
 
 
 def test_a_perfect_rank_correlation_of_ties_has_the_p_of_all_their_orders() -> None:
-    uncertainty, quality = np.float64([*[0.1] * 7, 0.9]), np.float64([*[0.8] * 7, 0.2])
+    uncertainty, quality = np.array([*[0.1] * 7, 0.9]), np.array([*[0.8] * 7, 0.2])
     scores = ranking_scores(list("abcdefgh"), uncertainty, quality, 0.5)["spearman"]
     orders = [spearmanr(uncertainty, 1 - quality[np.roll(np.arange(8), turn)]).statistic for turn in range(8)]
     assert scores["p"] == pytest.approx(np.mean(np.abs(orders) > 1 - 1e-9)) == 1 / 8

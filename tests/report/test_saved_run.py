@@ -131,7 +131,7 @@ def test_classes_without_names_are_those_of_the_network_and_not_those_that_the_f
         path = tmp_path / "run" / image.id / "maps.npz"
         arrays = dict(np.load(path))
         np.savez(path, **(arrays | {"prediction": np.zeros_like(arrays["prediction"])}))  # class 0 alone
-        write_png(tmp_path / "labels" / f"{image.id}.png", np.repeat(np.uint8([[0, 3]]), 24, axis=1).repeat(32, axis=0))
+        write_png(tmp_path / "labels" / f"{image.id}.png", np.tile(np.repeat([0, 3], 24), (32, 1)).astype(np.uint8))
     assert set(np.unique(next(iter(segment.load_run(tmp_path / "run").values())).prediction)) == {0}
     report([tmp_path / "run"], tmp_path / "page.html", labels=str(tmp_path / "labels"))
     found = re.search(r"Of the labelled pixels of 2 images, \D*([\d.]+) %", (tmp_path / "page.html").read_text())
