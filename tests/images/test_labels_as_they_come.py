@@ -307,7 +307,7 @@ def test_coco_runs_are_drawn_as_pycocotools_draws_them() -> None:
         assert (Shape("a", 1, "rle", rle).mask((37, 53)) == mask).all()
         assert (Shape("a", 1, "rle", {"counts": rle["counts"].decode()}).mask((37, 53)) == mask).all()
         with pytest.raises(ImageUnreadable, match="its runs hold 1961 pixels"):
-            Shape("a", 1, "rle", rle).mask((37, 54))
+            Shape("a", 1, "rle", {"counts": rle["counts"]}).mask((37, 54))
 
 
 def test_one_annotation_is_of_one_image_only(images: Path, tmp_path: Path) -> None:

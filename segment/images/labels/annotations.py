@@ -23,7 +23,7 @@ from segment.errors import ImageUnreadable, one_line
 from segment.images.contents.copied import image_here
 from segment.images.contents.states import FileState, state_in
 from segment.images.formats.kinds import without_suffix
-from segment.images.labels.shapes import Shape, Size
+from segment.images.labels.shapes import Shape, Size, ellipse, rotated
 from segment.images.limits import check_is_file
 
 ANNOTATION_SUFFIXES = (".json", ".xml")
@@ -149,8 +149,8 @@ def _labelme(content: Mapping[str, Any]) -> Annotation:
             return _box(*points[0], *points[1])
         if kind == "circle":
             (x, y), edge = points
-            radius, turns = math.dist((x, y), edge), [2 * math.pi * step / 64 for step in range(64)]
-            return [value for turn in turns for value in (x + radius * math.cos(turn), y + radius * math.sin(turn))]
+            radius = math.dist((x, y), edge)
+            return ellipse(x, y, radius, radius)
         if kind != "polygon":
             raise ValueError(f"a shape is a {kind}; polygons, rectangles and circles are drawn")
         return [value for point in points for value in point]
@@ -197,25 +197,49 @@ def _cvat(root: ElementTree.Element) -> list[Annotation]:
     found = []
     for image in root.iter("image"):
         size = (int(image.attrib["height"]), int(image.attrib["width"]))
-        makers: dict[str, Callable[[Mapping[str, str]], Shape]] = {
-            "polygon": lambda a: Shape(a["label"], None, "polygons", [_numbers(a["points"].replace(";", ","))]),
-            "box": lambda a: Shape(
-                a["label"], None, "polygons", [_box(*(float(a[key]) for key in ("xtl", "ytl", "xbr", "ybr")))]
-            ),
-            "mask": lambda a: Shape(a["label"], None, "runs", _cvat_mask(a)),
-        }
+        if other := {part.tag for part in image} - {*_CVAT_SHAPES, "tag"}:
+            raise ImageUnreadable(
+                f"CVAT's image {image.attrib['name']!r} holds a {min(other)}: polygons, boxes, ellipses and masks are "
+                "drawn. Remove it, or draw it as one of those."
+            )
         drawn_shapes = sorted(
-            (part for part in image if part.tag in makers), key=lambda part: int(part.attrib.get("z_order", 0))
+            (part for part in image if part.tag != "tag"), key=lambda part: int(part.attrib.get("z_order", 0))
         )
-        shapes = tuple(makers[part.tag](part.attrib) for part in drawn_shapes)
+        shapes = tuple(_CVAT_SHAPES[part.tag](part.attrib) for part in drawn_shapes)
         found.append(Annotation(image.attrib["name"], size, shapes))
     if not found:
         raise ValueError("it has no image of CVAT's format for images")
     return found
 
 
-def _cvat_mask(attributes: Mapping[str, str]) -> list[float]:
-    return [*(float(attributes[key]) for key in ("left", "top", "width", "height")), *_numbers(attributes["rle"])]
+def _cvat_polygon(attributes: Mapping[str, str]) -> Shape:
+    return Shape(attributes["label"], None, "polygons", [_numbers(attributes["points"].replace(";", ","))])
+
+
+def _cvat_box(attributes: Mapping[str, str]) -> Shape:
+    return _cvat_rotated(attributes, _box(*(float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))))
+
+
+def _cvat_ellipse(attributes: Mapping[str, str]) -> Shape:
+    return _cvat_rotated(attributes, ellipse(*(float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))))
+
+
+def _cvat_rotated(attributes: Mapping[str, str], polygon: list[float]) -> Shape:
+    turned = rotated(polygon, float(attributes.get("rotation", 0)))
+    return Shape(attributes["label"], None, "polygons", [turned])
+
+
+def _cvat_mask(attributes: Mapping[str, str]) -> Shape:
+    box = [float(attributes[key]) for key in ("left", "top", "width", "height")]
+    return Shape(attributes["label"], None, "runs", [*box, *_numbers(attributes["rle"])])
+
+
+_CVAT_SHAPES: Mapping[str, Callable[[Mapping[str, str]], Shape]] = {
+    "polygon": _cvat_polygon,
+    "box": _cvat_box,
+    "ellipse": _cvat_ellipse,
+    "mask": _cvat_mask,
+}
 
 
 def _numbers(text: str) -> list[float]:

@@ -5,6 +5,7 @@ Must not know a file's format, nor what a class is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,17 +48,41 @@ class Shape:
             ) from None
 
 
+def ellipse(x: float, y: float, across: float, down: float) -> list[float]:
+    """An ellipse about (x, y) with those radii as a polygon of 64 corners."""
+    turns = [2 * math.pi * step / 64 for step in range(64)]
+    return [value for turn in turns for value in (x + across * math.cos(turn), y + down * math.sin(turn))]
+
+
+def rotated(polygon: Sequence[float], degrees: float) -> list[float]:
+    """A polygon turned about the mean of its corners, clockwise on an image, whose y grows downwards.
+
+    >>> [round(number, 6) for number in rotated([0, 1, 4, 1, 4, 3, 0, 3], 90)]
+    [3.0, 0.0, 3.0, 4.0, 1.0, 4.0, 1.0, 0.0]
+    """
+    if not degrees:
+        return list(polygon)
+    points, turn = np.reshape(polygon, (-1, 2)), math.radians(degrees)
+    middle = points.mean(axis=0)
+    axes = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    return [float(number) for number in ((points - middle) @ axes + middle).ravel()]
+
+
 def _polygons(polygons: Any, size: Size) -> NDArray[np.bool_]:  # -> H W
     coding = imported("pycocotools.mask", extra="annotations", what="Labels drawn as polygons")
     kept = [[float(number) for number in polygon] for polygon in polygons if len(polygon) >= 6]
     farthest = FAR * max(size)
     if any(not abs(number) <= farthest for polygon in kept for number in polygon):
         raise ValueError(f"a point lies more than {farthest} pixels away")  # pycocotools takes memory for the way
+    if not kept:
+        raise ValueError("its polygon has fewer than 3 points")
     mask: NDArray[np.bool_] = coding.decode(coding.merge(coding.frPyObjects(kept, *size))).astype(bool)
     return mask
 
 
 def _rle(data: Mapping[str, Any], size: Size) -> NDArray[np.bool_]:  # -> H W
+    if tuple(data.get("size", size)) != size:
+        raise ValueError(f"its runs are of {'x'.join(map(str, data['size']))}")
     counts = data["counts"]
     runs = counts if isinstance(counts, list) else _counts_in(counts)
     return _painted(runs, size[::-1]).T
