@@ -25,7 +25,7 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
     them). Names are looked up among the file's band names, in any case; a file without names, or with numbers for
-    names, has its bands in the card's order.
+    names, has its bands in the card's order. The names of some of its bands are names.
     name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
     """
     raw, count = raster.raw, raster.raw.shape[2]
@@ -38,11 +38,11 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
         return raw if count == wanted else raw[..., opaque]
     if count == wanted and not isinstance(channels, str):
         return raw
-    if wanted == 3 and len(opaque) == 1:
+    if isinstance(channels, str) and len(opaque) == 1:
         return np.repeat(raw[..., opaque], 3, axis=2)
     held = count_of(len(opaque), "band") + (" and alpha" if raster.alpha is not None else "")
     if raster.bands:
-        held += f" ({', '.join(raster.bands)})"
+        held += f" ({_listed(raster.bands)})"
     if channels == 1 and len(opaque) == 3:
         raise ImageUnreadable(f"{name!r} holds {held}, where one is asked for. Say `input: {{channels: grey}}`.")
     advice = f"Say `input: {{channels: {len(opaque)}}}` in the card of a network that takes them all"
@@ -60,9 +60,15 @@ def _place_of(band: str, bands: Sequence[str], name: str) -> int:
         if len(places) == 1:
             return places[0]
     raise ImageUnreadable(
-        f"{name!r} has no band {band!r}. It has {', '.join(bands)}. Name those in the card, or give their number, "
+        f"{name!r} has no band {band!r}. It has {_listed(bands)}. Name those in the card, or give their number, "
         f"`channels: {len(bands)}`, to take all in the file's order."
     )
+
+
+def _listed(bands: Sequence[str]) -> str:
+    """The names of bands, and how many have none."""
+    names = [band for band in bands if band]
+    return ", ".join(names) + (f" and {len(bands) - len(names)} without a name" if len(names) < len(bands) else "")
 
 
 def _described(channels: Channels) -> str:

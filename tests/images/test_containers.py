@@ -393,6 +393,47 @@ def test_names_that_no_band_has_are_refused_and_case_does_not_matter(tmp_path: P
     np.testing.assert_array_equal(numbered, read(tmp_path / "plain.tif"))
 
 
+def test_names_of_some_bands_are_names(tmp_path: Path) -> None:
+    path = geotiff(tmp_path / "some.tif")
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = ("blue", "green", "red", None)
+    assert geometry_of(Source("a", path)).bands == ("blue", "green", "red", "")
+    np.testing.assert_array_equal(read(path, ("red", "green", "blue")), read(path)[..., [2, 1, 0]])
+    with pytest.raises(ImageUnreadable, match=r"no band 'nir'\. It has blue, green, red and 1 without a name\. Name"):
+        read(path, ("red", "green", "blue", "nir"))
+
+
+@pytest.mark.parametrize("channels", [3, ("vv", "vh", "ratio")])
+def test_one_band_is_repeated_for_colours_only(channels: CardChannels, tmp_path: Path) -> None:
+    path = geotiff(tmp_path / "one.tif", BANDS[..., :1])
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = (None,)
+    with pytest.raises(ImageUnreadable, match=r"holds 1 band, where .* are asked for"):
+        read(path, channels)
+    assert read(path, "RGB").shape == (32, 40, 3)
+
+
+def test_bands_of_a_vrt_have_their_own_nodata(tmp_path: Path) -> None:
+    bands, rows = BANDS[..., :2].astype(np.int16), []
+    bands[:4] = [0, -1]
+    bands[4:8] = -1  # in the second band alone
+    for number, nodata in enumerate((0, -1)):
+        geotiff(tmp_path / f"{number}.tif", bands[..., [number]])
+        rows.append(
+            f'<VRTRasterBand dataType="Int16" band="{number + 1}"><NoDataValue>{nodata}</NoDataValue><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{number}.tif</SourceFilename><SourceBand>1</SourceBand>'
+            "</SimpleSource></VRTRasterBand>"
+        )
+    path = tmp_path / "a.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="40" rasterYSize="32">{"".join(rows)}</VRTDataset>')
+    image = read_source(Source("a", path), InputSpec(channels=2, white=10000))
+    assert image.valid is not None
+    expected = (bands != [0, -1]).any(axis=2)
+    assert not expected[:4].any()
+    np.testing.assert_array_equal(image.valid, expected)
+    assert not image.pixels[~expected].any()
+
+
 @pytest.mark.parametrize(("kind", "nodata"), [(np.uint8, -9999), (np.uint16, -9999), (np.int16, 65535)])
 def test_a_nodata_value_that_the_type_cannot_hold_is_no_pixels(kind: type[np.generic], nodata: float) -> None:
     wrapped = np.array(nodata).astype(kind)

@@ -110,7 +110,7 @@ def raster_geometry(path: Path) -> Geometry:
             transform=(a, b, c, d, e, f) if placed else None,
             gcps=tuple((point.row, point.col, point.x, point.y, point.z or 0.0) for point in points),
             nodata=None if raster.nodata is None else float(raster.nodata),
-            bands=tuple(raster.descriptions) if all(raster.descriptions) else (),
+            bands=tuple(name or "" for name in raster.descriptions) if any(raster.descriptions) else (),
         )
 
 
@@ -175,11 +175,19 @@ def described(path: Path) -> Described:
             palette=_palette(raster) if kinds == ["palette"] else None,
             alpha=kinds.index("alpha") if "alpha" in kinds else None,
             bands=geometry.bands,
-            nodata=geometry.nodata,
+            nodata=_nodata(raster),
             clear=True,
         )
         masked = [flag.name for flag in raster.mask_flag_enums[0]] == ["per_dataset"]  # "alpha" stands beside it
         return Described(int(raster.height), int(raster.width), np.dtype(raster.dtypes[0]).kind, samples, masked)
+
+
+def _nodata(raster: Any) -> float | tuple[float, ...] | None:
+    """The value without data, one a band where they differ; the first band's where a band has none, as alpha."""
+    values = [None if value is None else float(value) for value in raster.nodatavals]
+    if None in values or len(set(values)) == 1:
+        return values[0]
+    return tuple(value for value in values if value is not None)
 
 
 def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3

@@ -19,7 +19,7 @@ class Raster:
     raw: H W B, any number type
     alpha: the plane that says how opaque a pixel is; None: none of them
     bands: names of the planes; (): not said
-    nodata: raw value of a pixel that holds no data
+    nodata: raw value of a pixel that holds no data, or one a plane
     clear: whether a fully transparent pixel holds no data, as in a georeferenced picture
     mask: H W, where the pixels hold data, as the file says beside them; None: not said
     """
@@ -27,14 +27,14 @@ class Raster:
     raw: NDArray[Any]
     alpha: int | None = None
     bands: tuple[str, ...] = ()
-    nodata: float | None = None
+    nodata: float | tuple[float, ...] | None = None
     clear: bool = False
     mask: NDArray[np.bool_] | None = None
 
     def valid(self) -> NDArray[np.bool_] | None:  # H W
         """Where it holds data; None: everywhere.
 
-        Outside: every band has the nodata value, a band is not finite, the picture is fully transparent there, or the
+        Outside: every band has its nodata value, a band is not finite, the picture is fully transparent there, or the
         file's own mask says so.
         """
         parts: list[NDArray[np.bool_]] = [] if self.mask is None or self.mask.all() else [self.mask]
@@ -42,9 +42,9 @@ class Raster:
             finite = np.isfinite(self.raw).all(axis=2)
             if not finite.all():
                 parts.append(finite)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            opaque = self.raw if self.alpha is None else np.delete(self.raw, self.alpha, axis=2)
-            empty = (opaque == self.nodata).all(axis=2)  # a nodata value that the type cannot hold is no pixel's
+        if self.nodata is not None and not np.isnan(self.nodata).all():
+            same = self.raw == self.nodata  # a nodata value that the type cannot hold is no pixel's
+            empty = (same if self.alpha is None else np.delete(same, self.alpha, axis=2)).all(axis=2)
             if empty.any():
                 parts.append(~empty)
         if self.clear and self.alpha is not None:
@@ -69,7 +69,7 @@ class SampleMeaning:
     bit: bool = False
     alpha: int | None = None
     bands: tuple[str, ...] = ()
-    nodata: float | None = None
+    nodata: float | tuple[float, ...] | None = None
     clear: bool = False
 
     @property
