@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 from segment import errors
 from segment.errors import ImageUnreadable, SegmentError, error_message
 from segment.images.contents.states import FileState, state_of
-from segment.images.limits import asked, set_most_pixels
+from segment.images.limits import limits, set_limits
 from segment.stores.requests import PATIENCE
 from segment.stores.urls import is_url
 
@@ -70,7 +70,7 @@ class Decoder:
         self.late = threading.Event()
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # each takes address space
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from segment.images.isolation import serve; serve({memory}, {asked()})"],
+            [sys.executable, "-c", f"from segment.images.isolation import serve; serve({memory})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -90,7 +90,8 @@ class Decoder:
         timer = threading.Timer(seconds, kill)
         timer.start()
         try:
-            _send(self._process.stdin, pickle.dumps((function.__module__, function.__qualname__, arguments)))
+            request = function.__module__, function.__qualname__, arguments, limits()
+            _send(self._process.stdin, pickle.dumps(request))
             done, answer = _Answer(io.BytesIO(_received(self._process.stdout, self.memory))).load()
         except (OSError, EOFError, MemoryError, pickle.UnpicklingError, ValueError, TypeError, AttributeError) as error:
             self.close()
@@ -230,16 +231,16 @@ def _received(stream: BinaryIO | Any, most: int) -> bytes:
     return data
 
 
-def serve(memory: int, most_pixels: int | None) -> None:
+def serve(memory: int) -> None:
     """The decoder's side: calls what is asked until its input ends. What libraries print goes nowhere."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which lets an image finish
-    set_most_pixels(most_pixels)
     _limit(memory)
     while len(head := requests.read(_HEAD)) == _HEAD:
-        module, name, arguments = pickle.loads(requests.read(int.from_bytes(head, "little")))
+        module, name, arguments, most = pickle.loads(requests.read(int.from_bytes(head, "little")))
+        set_limits(*most)
         _send(answers, _answer(getattr(import_module(module), name), arguments, memory))
 
 

@@ -34,13 +34,31 @@ def asked() -> int | None:
     return _asked
 
 
+def limits() -> tuple[int | None, int | None]:
+    """What `--max-pixels` says, and Pillow's limit: for a process that decodes for this one."""
+    return _asked, Image.MAX_IMAGE_PIXELS
+
+
+def set_limits(most: int | None, pillows: int | None) -> None:
+    """Those of the process that files are decoded for."""
+    global _asked
+    _asked, Image.MAX_IMAGE_PIXELS = most, pillows
+
+
 def most_pixels(card: int | None = None) -> tuple[int, str]:
     """How many pixels an image may have, and who says so. card: what its `input:` says."""
     if _asked is not None:
-        return _allowed(_asked), "that --max-pixels allows"
+        return _asked, "that --max-pixels allows"
     if card is not None:
-        return _allowed(card), "that the card's `input: {max_pixels}` allows"
+        return card, "that the card's `input: {max_pixels}` allows"
     return _usual(), "that are read by default"
+
+
+def allow_pixels(card: int | None) -> None:
+    """Let Pillow open what is allowed from now on, label maps of that size too. card: as for `most_pixels`."""
+    most, _ = most_pixels(card)
+    if Image.MAX_IMAGE_PIXELS is not None and most > _usual():
+        Image.MAX_IMAGE_PIXELS = most
 
 
 def states_pixels(card: int | None) -> bool:
@@ -53,16 +71,10 @@ def _usual() -> int:
     return 2**60 if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def _allowed(count: int) -> int:
-    if Image.MAX_IMAGE_PIXELS is not None and count > _usual():  # else Pillow refuses them, and label maps of that size
-        Image.MAX_IMAGE_PIXELS = count
-    return count
-
-
 def check_pixels(path: Path, size: tuple[int, int] | None, card: int | None = None) -> None:
     """Refuse an image of more pixels (H, W) than are allowed; one whose header does not say passes."""
-    most, _ = most_pixels(card)
-    if size is not None and size[0] * size[1] > most:
+    allow_pixels(card)
+    if size is not None and size[0] * size[1] > most_pixels(card)[0]:
         raise too_large(path, f"{size[0]}x{size[1]} pixels", card)
 
 

@@ -31,7 +31,7 @@ from segment.images.formats.tiff import read_tiff, tiff_size
 from segment.images.formats.video import frame_count, frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size, volume_shape
 from segment.images.isolation import contained
-from segment.images.limits import check_is_file, check_pixels, is_file
+from segment.images.limits import allow_pixels, check_is_file, check_pixels, is_file
 from segment.images.placing.alignment import check_same_place
 from segment.images.specs import InputSpec
 from segment.images.windowed import Bits, by_windows, in_windows, region_in_windows, windowed
@@ -58,6 +58,7 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     Errors: ImageUnreadable, MissingExtra.
     """
     check_is_file(source.path)
+    allow_pixels(spec.max_pixels)  # here too where files are isolated: other decoders are given this process's limits
     if is_large(source, spec):
         image = windowed(source.path, spec)
         if source.mask is None:
@@ -174,11 +175,12 @@ def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]: 
 def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64] | None:  # H W
     """The same; None for a picture of colours. Errors: ImageUnreadable, also for numbers that are not whole."""
     with image_here(path) as copy:
-        return _read_plane(copy, part, axis)
+        plane = _read_plane(copy, part, axis)
+    return None if plane is None else plane.astype(np.int64, copy=False)  # not in a decoder, whose memory is limited
 
 
 @contained
-def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int64] | None:  # H W
+def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[Any] | None:  # H W
     check_is_file(path)
     check_pixels(path, size_of(Source("", path, part=part, axis=axis)))
     kind = _kind(path)
@@ -188,11 +190,12 @@ def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int
     raw = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
     if raw.shape[2] != 1:
         return None
-    plane = raw[..., 0]
-    index = np.zeros(plane.shape, np.int64)
+    plane = np.ascontiguousarray(raw[..., 0])
+    if plane.dtype.kind != "f":
+        return plane
     with np.errstate(invalid="ignore"):
-        index[...] = plane
-    if plane.dtype.kind == "f" and not (index == plane).all():
+        index = plane.astype(np.int64)
+    if not (index == plane).all():
         raise ImageUnreadable(f"{str(path)!r} is no label map: its values are not whole numbers.")
     return index
 
@@ -212,7 +215,7 @@ def size_of(source: Source) -> tuple[int, int] | None:
 def _size_of(source: Source) -> tuple[int, int] | None:
     path, kind = source.path, _kind(source.path)
     if kind == "tiff" and not is_url(path):
-        return tiff_size(path)
+        return tiff_size(path, source.part if isinstance(source.part, int) else None)
     if kind in ("tiff", "raster"):
         return raster_size(path)
     if kind == "array":

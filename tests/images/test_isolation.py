@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from segment.errors import ImageUnreadable, MissingExtra
-from segment.images import isolation
-from segment.images.find import find_images
+from segment.images import isolation, limits
+from segment.images.find import Source, find_images
 from segment.images.isolation import contained, isolated
+from segment.images.limits import set_most_pixels
 from segment.images.read import read_image, read_label, read_source, size_of
 from segment.images.specs import InputSpec
 
@@ -99,6 +100,24 @@ def test_isolated_files_give_the_same_pixels_sizes_and_refusals(files: Path) -> 
             read_label(files / "a.png")
     assert there == here
     assert len(here) == 3 * 9
+
+
+@pytest.mark.parametrize("option", [None, 3000])
+def test_decoders_allow_what_the_card_or_the_option_allows(
+    option: int | None, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(limits, "_asked", None)  # and so set back
+    Image.fromarray(PIXELS[..., 0]).save(files / "label.png")
+    with isolated():
+        with pytest.raises(ImageUnreadable, match="more than the 2000 pixels that are read by default"):
+            read_label(files / "label.png")
+        set_most_pixels(option)
+        image = read_source(Source("a", files / "a.png"), InputSpec(max_pixels=None if option else 2400))
+        assert image.pixels.shape == (40, 60, 3)
+        np.testing.assert_array_equal(read_label(files / "label.png"), PIXELS[..., 0])
+    with isolated():  # other decoders, which have read no image
+        np.testing.assert_array_equal(read_label(files / "label.png"), PIXELS[..., 0])
 
 
 def test_one_process_is_kept_from_file_to_file_and_ends_with_the_block() -> None:

@@ -75,6 +75,23 @@ def test_the_card_or_the_option_says_how_many_pixels_an_image_may_have_and_the_m
         read_label(path)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_each_page_of_a_tiff_has_so_many_pixels(kind: type[np.generic], tmp_path: Path) -> None:
+    sizes = ((20, 30), (60, 70), (10, 10))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for size in sizes:
+            writer.write(np.zeros(size, kind), photometric="minisblack")
+    small, large, last = find_images(tmp_path / "a.tif")
+    assert tuple(map(size_of, (small, large, last))) == sizes
+    spec = InputSpec(max_pixels=600, white=255)
+    assert [read_source(source, spec).pixels.shape[:2] for source in (small, last)] == [sizes[0], sizes[2]]
+    with pytest.raises(ImageUnreadable, match="60x70 pixels, more than the 600 pixels"):
+        read_source(large, spec)
+    with pytest.raises(ImageUnreadable, match="20x30 pixels, more than the 599 pixels"):
+        read_source(small, InputSpec(max_pixels=599, white=255))
+    read_source(last, InputSpec(max_pixels=100, white=255))
+
+
 def test_pillows_limit_is_the_usual_one_and_may_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     an_image(path)

@@ -175,6 +175,13 @@ def test_a_grey_label_of_any_depth_keeps_its_values(depth: int, tmp_path: Path) 
     np.testing.assert_array_equal(label, index)
 
 
+def test_a_grey_label_with_alpha_keeps_its_values(tmp_path: Path) -> None:
+    index = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name in ("a.png", "a.tif"):
+        Image.merge("LA", (Image.fromarray(index), Image.fromarray(index.T))).save(tmp_path / name)
+        np.testing.assert_array_equal(read_label(tmp_path / name), index)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_a_sixteen_bit_label_keeps_its_values(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"

@@ -33,6 +33,7 @@ PALETTE = np.array([[10, 20, 30], [255, 0, 0], [0, 255, 0], [60, 70, 240]], np.u
 SOFT = COLOURS[:8, :8].repeat(40, 0).repeat(40, 1)[:300, :280]
 FOUR = np.dstack([COLOURS, GREY // 2 * (GREY > 99)])
 INSIDE = GREY > 40
+TRANSFORM = {"transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
 PLACE = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
 
 
@@ -97,6 +98,10 @@ TIFFS: dict[str, Callable[[Path], Any]] = {
     "RGBA": lambda path: plain(path, FOUR, "rgb", extrasamples=["unassalpha"]),
     "RGBA, premultiplied": lambda path: plain(path, FOUR, "rgb", extrasamples=["assocalpha"]),
     "RGBA, geo": lambda path: raster(path, FOUR, photometric="RGB", alpha="YES"),
+    "RGBA, placed": lambda path: raster(path, FOUR, photometric="RGB", alpha="YES", place=TRANSFORM),
+    "grey and alpha, placed": lambda path: raster(path, FOUR[..., 2:], alpha="YES", place=TRANSFORM),
+    "palette, placed": lambda path: raster(path, CLASSES, colours=True, place=TRANSFORM),
+    "JPEG, placed": lambda path: raster(path, SOFT, compress="JPEG", jpeg_quality=90, place=TRANSFORM),
     "RGB and a fourth": lambda path: plain(path, FOUR, "rgb", extrasamples=["unspecified"]),
     "four bands": lambda path: plain(path, FOUR.astype(np.uint16), planarconfig="contig"),
     "bands in pages": lambda path: tifffile.imwrite(
@@ -151,6 +156,15 @@ def test_a_tiff_by_windows_is_the_tiff_whole(
         np.testing.assert_array_equal(windows[1], whole[1])
     small, _ = few_pixels(Source("a", path), SPECS[spec])
     np.testing.assert_array_equal(small, whole[0])
+
+
+@pytest.mark.parametrize("kind", ["RGBA, geo", "RGBA, placed", "grey and alpha, placed"])
+def test_transparent_pixels_of_a_placed_tiff_are_without_data(kind: str, tmp_path: Path) -> None:
+    TIFFS[kind](tmp_path / "a.tif")
+    image = read_source(Source("a", tmp_path / "a.tif"), SPECS["RGB"])
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid, FOUR[..., 3] > 0)
+    assert not image.pixels[FOUR[..., 3] == 0].any()
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def raster_geometry(path: Path) -> Geometry:
         )
 
 
+def placed_by_tags(file: Any) -> bool:
+    """Whether tags of an open TIFF say where it lies: a CRS, or a transform alone."""
+    tags = file.pages.first.tags
+    return bool(file.is_geotiff) or any(tag in tags for tag in (_MODEL, _SCALE, _TIES))
+
+
 def tiff_geometry(path: Path) -> Geometry:
     """The same of a TIFF upright; without rasterio, its nodata, and a warning where a georeference is lost."""
     if is_url(path):
@@ -122,7 +128,7 @@ def tiff_geometry(path: Path) -> Geometry:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
             tags = page.tags
-            placed = file.is_geotiff or _MODEL in tags or _SCALE in tags or _TIES in tags or placed_beside(path)
+            placed = placed_by_tags(file) or placed_beside(path)
             if not placed and _NODATA not in tags and 42112 not in tags:
                 return Geometry()
             nodata = str(tags.valueof(_NODATA, default="")).strip("\x00 ")

@@ -79,16 +79,17 @@ def planes_of_pillow(image: Image.Image) -> Raster:
     return Raster(upright(raw, orientation), raw.shape[2] - 1 if raw.shape[2] in (2, 4) else None)
 
 
-def read_indices(path: Path, frame: int | None = None) -> NDArray[np.int64] | None:  # H W
+def read_indices(path: Path, frame: int | None = None) -> NDArray[Any] | None:  # H W
     """The index of each pixel: its grey value, or its place in the palette; None for a picture of colours."""
     picture = decoded(path, frame)
-    mode = picture.image.mode
-    if mode not in {"1", "L", "P"} and not mode.startswith("I;16"):
+    image, mode = picture.image, picture.image.mode
+    if mode == "LA" and picture.depth <= 8:
+        image = image.getchannel("L")
+    elif image.format == "GIF" and _is_grey(image) and (not frame or _is_grey(decoded(path, 0).image)):
+        image = image.convert("L")  # a GIF has no grey but its palette, and from the second frame on no palette
+    if image.mode not in {"1", "L", "P"} and not image.mode.startswith("I;16"):
         return None
-    image = picture.image
-    if image.format == "GIF" and mode == "P" and _is_grey(image):
-        image = image.convert("L")  # a GIF has no grey but its palette
-    index = np.array(image).astype(np.int64)
+    index = np.array(image)
     if mode == "L" and picture.depth < 8:
         index //= 255 // (2**picture.depth - 1)  # Pillow stretches 2 and 4 bits of grey to 0..255
     return upright(index, picture.orientation)
@@ -229,7 +230,9 @@ def _eight_bit(picture: Picture) -> NDArray[np.uint8]:  # H W B
 
 
 def _is_grey(image: Image.Image) -> bool:
-    """Whether every colour of the palette is a grey, used or not."""
+    """Whether every colour of the palette is a grey, used or not; without a palette, of the pixels."""
+    if image.mode != "P":
+        return bool((np.ptp(np.asarray(image.convert("RGB")), axis=2) == 0).all())
     return all(len(set(colour)) == 1 for colour in np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist())
 
 

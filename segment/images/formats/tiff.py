@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, one_line
 from segment.images.formats.beside import placed_beside
-from segment.images.formats.georeference import tiff_geometry
+from segment.images.formats.georeference import placed_by_tags, tiff_geometry
 from segment.images.formats.pictures import (
     contents,
     read_picture,
@@ -70,11 +70,12 @@ def tiff_images(path: Path) -> int:
         return 1
 
 
-def tiff_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of the first page, by the header."""
+def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
+    """Height and width of an image, by the header."""
     try:
         with tifffile.TiffFile(path) as file:
-            page: Any = file.pages.first
+            _check_pages(file)
+            page: Any = file.pages.first if len(file.pages) == 1 else _images(file)[number or 0].series.keyframe
             return int(page.imagelength), int(page.imagewidth)
     except _ERRORS:
         return None
@@ -101,7 +102,7 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
             geometry = tiff_geometry(path)
-            samples = _samples(page, raw.shape[2], geometry.placed or file.is_geotiff)
+            samples = _samples(page, raw.shape[2], geometry.placed or placed_by_tags(file))
     except SegmentError:
         raise
     except _ERRORS as error:
@@ -132,7 +133,7 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
                 return None
             if _is_picture(path, file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
                 return None  # Pillow divides by alpha
-            placed = file.is_geotiff or tiff_geometry(path).placed
+            placed = placed_by_tags(file) or tiff_geometry(path).placed
             return _samples(page, int(page.samplesperpixel), placed)
     except SegmentError:
         raise
@@ -264,7 +265,7 @@ def _mask_page(file: tifffile.TiffFile, page: Any) -> Any:
 def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
     if (_is_plain(page) or _is_photograph(page)) and (
-        _NODATA in page.tags or placed_beside(path) or _mask_page(file, page) is not None
+        _NODATA in page.tags or placed_by_tags(file) or placed_beside(path) or _mask_page(file, page) is not None
     ):
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
