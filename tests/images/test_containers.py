@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import rasterio
 import tifffile
 import torch
+from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 from PIL import Image
 from plain import calibrated, seeded
@@ -243,6 +246,19 @@ def test_an_index_of_a_gif_does_not_hang_on_the_other_classes_in_it(tmp_path: Pa
         np.testing.assert_array_equal(read_label(tmp_path / "a.gif"), label)
 
 
+def test_every_frame_of_a_grey_gif_holds_its_indices(tmp_path: Path) -> None:
+    maps = [RNG.integers(0, 4, (32, 40)).astype(np.uint8) for _ in range(3)]
+    first, *others = map(Image.fromarray, maps)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    for number, expected in enumerate(maps):
+        np.testing.assert_array_equal(read_label(tmp_path / "a.gif", number), expected)
+    grey, colours = first.convert("RGB"), Image.fromarray(COLOURS)
+    for one, two in ((grey, colours), (colours, grey)):
+        one.save(tmp_path / "b.gif", save_all=True, append_images=[two])
+        with pytest.raises(ImageUnreadable, match="its pixels are colours"):
+            read_label(tmp_path / "b.gif", 1)
+
+
 def test_frames_of_a_gif_are_images(tmp_path: Path) -> None:
     frames = [Image.fromarray((COLOURS // 64 * 64)[::step]).quantize(32) for step in (1, -1)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -262,6 +278,56 @@ def test_a_volume_is_its_slices_along_the_axis(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image[..., 0], HOUNSFIELD[k])
         assert size_of(source) == (32, 40)
     assert len(find_images(tmp_path, Listing(axis=0))) == 40
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ArrayProxy]:
+    """The volumes that were decoded whole."""
+    whole, proxies = ArrayProxy.__array__, list[ArrayProxy]()
+
+    def counted(proxy: ArrayProxy, *arguments: Any, **named: Any) -> NDArray[Any]:
+        proxies.append(proxy)
+        return whole(proxy, *arguments, **named)
+
+    monkeypatch.setattr(ArrayProxy, "__array__", counted)
+    monkeypatch.setattr(volumes, "_kept", OrderedDict())
+    return proxies
+
+
+@pytest.mark.parametrize(("kept", "times"), [(volumes.KEPT, 2), (40 * 32 * 6 * 2, 12)])
+def test_an_image_and_its_label_are_each_decoded_once_where_both_may_be_kept(
+    kept: int, times: int, decoded: list[ArrayProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "KEPT", kept)
+    voxels = HOUNSFIELD.transpose(2, 1, 0)
+    for name, values in (("image", voxels), ("label", voxels % 3)):
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    for number in range(6):
+        image = read(tmp_path / "image.nii.gz", 1, 255, part=number)
+        np.testing.assert_array_equal(image[..., 0], HOUNSFIELD[number])
+        np.testing.assert_array_equal(read_label(tmp_path / "label.nii.gz", number), HOUNSFIELD[number] % 3)
+    assert len(decoded) == times
+
+
+@pytest.mark.parametrize("slope", [None, (2.0, -1024.0)])
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 3, 2), (5, 4, 3, 1), (5, 4)])
+def test_a_plain_volume_gives_the_slices_of_the_compressed_one_and_is_not_converted_whole(
+    shape: tuple[int, ...], slope: tuple[float, float] | None, decoded: list[ArrayProxy], tmp_path: Path
+) -> None:
+    volume = nibabel.Nifti1Image(np.arange(math.prod(shape), dtype=np.int16).reshape(shape), np.eye(4))
+    if slope is not None:
+        volume.header.set_slope_inter(*slope)
+    for suffix in (".nii", ".nii.gz"):
+        nibabel.save(volume, tmp_path / f"a{suffix}")
+    decoded.clear()
+    for axis in range(3):
+        for index in range(volumes.volume_shape(tmp_path / "a.nii")[axis]):
+            plain = volumes.read_slice(tmp_path / "a.nii", index, axis)
+            assert not decoded
+            compressed = volumes.read_slice(tmp_path / "a.nii.gz", index, axis)
+            decoded.clear()
+            assert plain.dtype == compressed.dtype
+            np.testing.assert_array_equal(plain, compressed)
 
 
 def test_files_that_are_written_again_with_the_same_size_and_time_are_read_again(tmp_path: Path) -> None:
@@ -313,6 +379,18 @@ def test_every_nth_frame_of_a_video_has_its_number(tmp_path: Path) -> None:
     assert [source.id for source in sources] == [f"v/{number:06d}" for number in (0, 6, 12, 18)]
     for source, number in zip(sources, (0, 6, 12, 18), strict=True):
         assert abs(float(read_source(source, InputSpec()).pixels.mean()) - 10 * number) < 4
+
+
+def test_a_video_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    def frame(number: int, value: int) -> Source:
+        writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (48, 32))
+        for _ in range(4):
+            writer.write(np.full((32, 48, 3), value, np.uint8))
+        writer.release()
+        return find_images(tmp_path)[number]
+
+    for number, value in ((1, 20), (3, 200)):
+        assert abs(float(read_source(frame(number, value), InputSpec()).pixels.mean()) - value) < 4
 
 
 def test_labels_keep_their_values_in_every_container(tmp_path: Path) -> None:

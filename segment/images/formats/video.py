@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
+from segment.images.contents.states import state_of
 from segment.images.placing.geometry import Geometry
 
-_open = local()  # the last video of this thread, and the number of its next frame
+_open = local()  # the last video of this thread, its file's state, and the number of its next frame
 
 
 def frame_count(path: Path) -> int:
@@ -41,7 +42,8 @@ def frame_count(path: Path) -> int:
 
 def read_frame(path: Path, number: int) -> NDArray[np.uint8]:  # -> H W 3, RGB
     """Frame `number`, from 0. An earlier frame than the last one is reached from the start: seeking is not exact."""
-    capture, at = getattr(_open, "video", (None, 0)) if getattr(_open, "path", None) == path else (None, 0)
+    file = path, state_of(path)
+    capture, at = getattr(_open, "video", (None, 0)) if getattr(_open, "file", None) == file else (None, 0)
     if capture is None or at > number:
         if (before := getattr(_open, "video", None)) is not None:
             before[0].release()
@@ -49,9 +51,9 @@ def read_frame(path: Path, number: int) -> NDArray[np.uint8]:  # -> H W 3, RGB
     while at < number and capture.grab():
         at += 1
     done, frame = capture.read() if at == number else (False, None)
-    _open.path, _open.video = path, (capture, number + 1)
+    _open.file, _open.video = file, (capture, number + 1)
     if not done or frame is None:
-        _open.path = None
+        _open.file = None
         raise ImageUnreadable(f"{str(path)!r}: frame {number} does not decode; the video ends or is damaged there.")
     return np.ascontiguousarray(frame[..., ::-1])
 

@@ -20,7 +20,8 @@ from segment.images.limits import check_bytes
 from segment.images.placing.geometry import Geometry, slice_of
 
 KEPT = 512 * 2**20
-"""Bytes of the one volume that is kept decoded: a compressed file cannot be read from its middle."""
+"""Bytes of the volumes that are kept decoded, as images and their labels: a compressed file cannot be read from its
+middle."""
 
 DEFLATED = 1032
 """Bytes that one byte of gzip stands for at most."""
@@ -52,8 +53,10 @@ def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
     """One slice, as `geometry.slice_of` lays it: the file's values, with its slope and intercept where it has them."""
     image, shape = _opened(path), volume_shape(path)
     try:
-        voxels = _voxels(path, image).reshape(shape if len(shape) == 4 else (*shape, 1))
-        return np.ascontiguousarray(slice_of(voxels, axis, index))
+        compressed, one = path.suffix.lower() == ".gz", (*shape[:axis], 1, *shape[axis + 1 :])
+        voxels = _voxels(path, image).reshape(shape) if compressed else _slab(image, axis, index).reshape(one)
+        voxels = voxels if len(shape) == 4 else voxels[..., None]
+        return np.ascontiguousarray(slice_of(voxels, axis, index if compressed else 0))
     except ImageUnreadable:
         raise
     except Exception as error:
@@ -78,20 +81,33 @@ def _opened(path: Path) -> Any:
         raise ImageUnreadable(f"{str(path)!r} does not open as a NIfTI volume: {one_line(error, 200)}.") from None
 
 
+def _slab(image: Any, axis: int, index: int) -> NDArray[Any]:
+    """One slice of a plain file, its axis still there where the file has it; only its bytes are read."""
+    wanted = tuple(slice(index, index + 1) if place == axis else slice(None) for place in range(len(image.shape)))
+    return np.asanyarray(image.dataobj[wanted])
+
+
 def _voxels(path: Path, image: Any) -> NDArray[Any]:
-    """All voxels: mapped from a plain file, decoded once from a compressed one."""
-    if path.suffix.lower() != ".gz":
-        return np.asanyarray(image.dataobj)
+    """All voxels of a compressed file, decoded once."""
     key = (str(path), state_of(path))
     with _lock:
         if key not in _kept:
-            check_bytes(path, math.prod(image.shape) * image.get_data_dtype().itemsize)
-            _kept.clear()
+            claimed = math.prod(image.shape) * image.get_data_dtype().itemsize
+            check_bytes(path, claimed)
+            _make_room(claimed)
             voxels = np.asanyarray(image.dataobj)
+            _make_room(voxels.nbytes)  # which slope and intercept make larger
             if voxels.nbytes > KEPT:
                 return voxels
             _kept[key] = voxels
+        _kept.move_to_end(key)
         return _kept[key]
+
+
+def _make_room(count: int) -> None:
+    """Let go of the volumes that were read longest ago until `count` bytes more are within `KEPT`."""
+    while _kept and sum(voxels.nbytes for voxels in _kept.values()) + count > KEPT:
+        _kept.popitem(last=False)
 
 
 def slice_size(path: Path, axis: int) -> tuple[int, int] | None:
