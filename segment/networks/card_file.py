@@ -54,11 +54,11 @@ def _per_channel(value: object) -> PerChannel:
 
 def _label_key(value: object) -> int | str:
     """A value of a label file, a colour, or a shape's name."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and not value.lstrip("-").isdecimal():
         return value
-    raise ValueError(f"it is a value from 0 up, a colour '#rrggbb' or a name, not {value!r}")
+    raise ValueError(f"it is a whole number, a colour '#rrggbb' or a name, not {value!r}")
 
 
 def _size(value: object) -> tuple[int, int]:
@@ -156,6 +156,8 @@ class CardFile(_Strict):
     def parts_fit(self) -> Self:
         if self.palette and self.classes and len(self.palette) != len(self.classes):
             raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if len(set(self.palette)) < len(self.palette):
+            raise ValueError("two classes have the same colour in the palette")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
         if self.head == "sigmoid" and len(self.classes) not in (0, 2):

@@ -166,6 +166,12 @@ def test_nodata_and_what_is_not_finite_is_outside_and_zero(tmp_path: Path) -> No
     assert geometry_of(Source("a", path)).nodata == -9999
 
 
+def test_a_stack_in_an_npz_is_refused_with_where_it_belongs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=np.stack([COLOURS, COLOURS]))
+    with pytest.raises(ImageUnreadable, match=r"shape \(2, 32, 40, 3\); an image is .*, a stack an \.npy of N H W C\."):
+        read(tmp_path / "a.npz", "RGB")
+
+
 def test_a_region_mask_is_the_valid_part(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
     mask = np.zeros((32, 40), np.uint8)
@@ -283,7 +289,8 @@ def test_a_volume_is_its_slices_along_the_axis(tmp_path: Path) -> None:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ArrayProxy]:
     """The volumes that were decoded whole."""
-    whole, proxies = ArrayProxy.__array__, list[ArrayProxy]()
+    whole: Any = ArrayProxy.__array__
+    proxies: list[ArrayProxy] = []
 
     def counted(proxy: ArrayProxy, *arguments: Any, **named: Any) -> NDArray[Any]:
         proxies.append(proxy)

@@ -121,6 +121,8 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
         ({"head": "softmaks"}, r"head: .*'softmax', 'sigmoid' or 'multilabel'"),
         ({"palette": [[0, 0, 256]]}, r"palette\.0\.2: "),
         ({"palette": [[0, 0, 0]]}, r"the palette has 1 colours for 3 classes"),
+        ({"palette": [[1, 2, 3], [0, 0, 0], [1, 2, 3]]}, r"two classes have the same colour in the palette"),
+        ({"labels": {True: 1}}, r"labels\..*: it is a whole number, a colour '#rrggbb' or a name, not True"),
         ({"classes": ["sky", "sky", "car"]}, r"two classes have the same name"),
         ({"classes": ["sky", True, "car"]}, r"classes\.1: "),
         ({"head": "sigmoid"}, r"a sigmoid head has two classes, \(1 - p, p\), and 3 are named"),
@@ -139,6 +141,10 @@ def test_a_wrong_key_or_value_is_reported_with_file_and_key(
         read_card(written(tmp_path, FULL | change))
     lines = str(refused.value).splitlines()
     assert all("made.yaml" in line for line in lines)
+
+
+def test_a_card_says_what_a_negative_value_of_a_label_stands_for(tmp_path: Path) -> None:
+    assert read_card(written(tmp_path, FULL | {"labels": {-1: 2}})).labels == {-1: 2}
 
 
 def test_all_errors_of_a_card_are_reported_at_once_one_line_each(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Arrays that NumPy saved: .npy and .npz.
 
-H W, H W C, or C H W where the first axis is shorter than the last; four axes (N H W C) are a stack of images.
+H W, H W C, or C H W where the first axis is shorter than the last; an .npy of four axes (N H W C) is a stack of images.
 
 Must not know what the arrays are used for.
 """
@@ -81,7 +81,8 @@ def read_array(path: Path, part: int | str | None = None, keys: Sequence[str] = 
     array = load(path, part, keys)
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise ImageUnreadable(
-            f"{str(path)!r} holds an array of shape {array.shape}; an image is H W, H W C or C H W, a stack N H W C."
+            f"{str(path)!r} holds an array of shape {array.shape}; an image is H W, H W C or C H W, a stack an .npy of "
+            "N H W C."
         )
     if array.ndim == 2:
         return Raster(array[..., None])

@@ -28,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from segment.errors import ImageUnreadable, one_line
 from segment.images.formats.kinds import IMAGE_SUFFIXES
 from segment.images.formats.raster import Raster
+from segment.images.isolation import contained
 from segment.images.limits import too_large
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: a GeoTIFF's tags are a warning each on stderr
@@ -93,6 +94,18 @@ def read_indices(path: Path, frame: int | None = None) -> NDArray[Any] | None:  
     if mode == "L" and picture.depth < 8:
         index //= 255 // (2**picture.depth - 1)  # Pillow stretches 2 and 4 bits of grey to 0..255
     return upright(index, picture.orientation)
+
+
+@contained
+def palette_of(path: Path) -> list[tuple[int, ...]] | None:
+    """The colour of each index of a palette picture's first frame; None where its values are greys or colours."""
+    try:
+        with _header(path) as image:
+            if image.mode != "P" or (image.format == "GIF" and _is_grey(image)):
+                return None
+            return [tuple(colour) for colour in np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist()]
+    except ImageUnreadable:  # reported where its pixels are read
+        return None
 
 
 def frames_in(path: Path) -> int:

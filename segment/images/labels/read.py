@@ -5,6 +5,7 @@ Must not know a score.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,19 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in
+from segment.images.contents.copied import image_here
 from segment.images.find import Source
+from segment.images.formats.kinds import kind_of
+from segment.images.formats.pictures import palette_of
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, drawn
 from segment.images.labels.scheme import LabelScheme
 from segment.images.placing.alignment import check_same_place
 from segment.images.read import decode, read_plane
+
+log = logging.getLogger(__name__)
+
+_warned: set[Path] = set()
+"""Folders of label maps whose palette was warned of."""
 
 
 def read_label_ids(
@@ -47,9 +56,31 @@ def read_label_ids(
     return index
 
 
+def _check_palette(path: Path, plane: NDArray[np.int64], scheme: LabelScheme) -> None:
+    """Warn, once a folder, where a picture's own palette gives other classes than its indices, which are taken."""
+    with image_here(path) as copy:
+        colours = palette_of(copy)
+    if colours is None or plane.max() >= len(colours):
+        return
+    used = np.flatnonzero(np.bincount(plane.ravel())).tolist()
+    known, ids = scheme.of_palette(), scheme.ids(np.array(used)).tolist()
+    found = [(index, id, known.get(colours[index])) for index, id in zip(used, ids, strict=True) if id != scheme.void]
+    other = [(index, id, by_colour) for index, id, by_colour in found if id != by_colour]
+    if other and all(by_colour is not None for *_, by_colour in found):
+        _warned.add(path.parent)
+        index, id, by_colour = other[0]
+        log.warning(
+            "%s has the card's colours at other indices: its index %d is class %s, and has the colour of class %s. Its "
+            "indices are taken, and those of the files beside it. Save them in RGB where the colours are right.",
+            *(path, index, id, by_colour),
+        )
+
+
 def _ids_of_map(path: Path, part: int | str | None, axis: int, scheme: LabelScheme) -> NDArray[np.int64]:  # H W
     plane = read_plane(path, part, axis)
     if plane is not None:
+        if scheme.palette and not part and path.parent not in _warned and kind_of(path) == "picture":
+            _check_palette(path, plane, scheme)
         return scheme.ids(plane)
     raster = decode(path, part, axis)
     if raster.raw.dtype != np.uint8:

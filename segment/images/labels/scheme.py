@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, near
+from segment.errors import ImageUnreadable, WrongUse, near
 
 BACKGROUND = frozenset({"background", "_background_", "unlabeled", "unlabelled"})
 """Names of the class of pixels that no shape covers."""
@@ -59,13 +59,20 @@ class LabelScheme:
                 ids[values == value] = id
         return ids
 
+    def of_palette(self) -> dict[tuple[int, ...], int]:
+        """The id of each colour of the palette and of `labels`. Errors: WrongUse for a colour of two classes."""
+        colours: dict[tuple[int, ...], int] = {tuple(colour): id for id, colour in enumerate(self.palette)}
+        if len(colours) < len(self.palette):
+            raise WrongUse("Two classes have the same colour in the card's palette. Give each its own.")
+        named = {_rgb(key): id for key, id in self.labels.items() if isinstance(key, str) and key.startswith("#")}
+        return colours | named
+
     def of_colours(self, pixels: NDArray[Any], name: str) -> NDArray[np.int64]:  # H W 3 -> H W
         """The id of each pixel's colour, by the palette and `labels`. name: of the file, for messages.
 
         Errors: ImageUnreadable for colours that stand for nothing, with how many pixels have them.
         """
-        known = {tuple(colour): id for id, colour in enumerate(self.palette)}
-        known |= {_rgb(key): id for key, id in self.labels.items() if isinstance(key, str) and key.startswith("#")}
+        known = self.of_palette()
         if not known:
             raise ImageUnreadable(
                 f"{name!r} is a picture of colours, and nothing says what they stand for. Give the card a `palette:`, "
