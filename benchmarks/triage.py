@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.estimation.mcbn import MCBN
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_unit, level_of, losses_by_measure
 from segment.guarantees.counts import ImageCounts
@@ -30,6 +29,7 @@ from segment.guarantees.outcome import outcome_of
 from segment.guarantees.shift import shift_test
 from segment.guarantees.triage import Guarantee, TriagePlan, Unit
 from segment.jobs.fit import fit_bank
+from segment.jobs.mcbn import MCBN
 from segment.jobs.triage.calibration import EvaluationFolder
 from segment.networks.load import load_network
 from segment.scenes.scene import TEST, TRAIN, scene

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
     from segment.jobs.evaluation.compared_methods import MethodPlan as MethodPlan
     from segment.jobs.fit import fit_bank as fit_bank
-    from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.labelled.images import Labels as Labels
+    from segment.jobs.mcbn import MCBN as MCBN
     from segment.jobs.predict import predict as predict
     from segment.jobs.prediction.export import export as export
     from segment.jobs.prediction.plan import PredictPlan as PredictPlan
@@ -70,7 +70,7 @@ _MODULE_OF = {
     "Grid": "segment.jobs.sweeping.grid",
     "Labels": "segment.jobs.labelled.images",
     "Listing": "segment.images.listing.parts",
-    "MCBN": "segment.jobs.from_python",
+    "MCBN": "segment.jobs.mcbn",
     "MCBNScores": "segment.integrations.lightning",
     "MethodPlan": "segment.jobs.evaluation.compared_methods",
     "Network": "segment.networks.load",

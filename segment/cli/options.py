@@ -15,7 +15,7 @@ from segment.errors import WrongUse, near
 from segment.stores.urls import is_url, url_of
 
 if TYPE_CHECKING:
-    from segment.estimation.mcbn import Draws
+    from segment.estimation.plan import Draws
     from segment.estimation.tiling.tiler import Tiling
     from segment.estimation.together import Batch
     from segment.networks.load import Network

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
 from segment.estimation.memory_budget import MemoryBudget
 from segment.estimation.tiling.assembly import Blank
 from segment.estimation.tiling.tiler import TileMode, Tiling
@@ -32,3 +35,24 @@ class EstimatePlan:
     blank: Blank | None = None
     held_passes: int = 1
     stop: StopPlan | None = None
+
+
+Draws = int | Literal["auto"] | None
+"""The first N of a bank; "auto": as many as each image needs; None: all."""
+
+
+def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopPlan | None]:
+    """The draws that may be used, and when an image has enough of them; None: it gets all.
+
+    Errors: WrongUse for more draws than there are, and for "auto" where there is no standard error to stop by.
+    """
+    if asked != "auto":
+        return bank if asked is None else bank.first(asked), None
+    if bank.distilled:
+        raise WrongUse(
+            "--draws auto stops by the Monte Carlo standard error, and a distilled bank has none: its draws are no "
+            f"random sample. Its {len(bank)} draws are used whole; leave --draws out."
+        )
+    if len(bank) < 2:
+        raise WrongUse("--draws auto stops by the spread of the draws, and one draw has none: fit a larger bank.")
+    return bank, plan

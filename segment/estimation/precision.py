@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.draws.reference import are_equal
-from segment.errors import PredictionFailed, one_line
+from segment.errors import PredictionFailed, WrongUse, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.devices import synchronise
@@ -197,3 +197,39 @@ def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:
         if figures["speed_low"] > speed:
             best, speed = ("bf16" if name == "bf16" else "fp16"), figures["speed"]
     return best, reasons[best] if best != "fp32" else "; ".join(dict.fromkeys(reasons.values()))
+
+
+def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engine = "torch") -> tuple[Precision, str]:
+    """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows.
+
+    Errors: WrongUse for what this device or engine does not compute in.
+    """
+    lacking = not onednn.computes_bfloat16(device)
+    if asked == "auto":
+        audits = bank.provenance.get("audit", {})
+        if engine != "torch" and engine not in audits:
+            return (
+                "fp32",
+                f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
+            )
+        chosen, why = choose(audits.get(audit_key(device, engine), {}))
+        return ("fp32", NO_BFLOAT16) if lacking and chosen == "bf16" else (chosen, why)
+    precision = known_precision(asked)
+    if precision == "fp16" and device.type == "cpu":
+        raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
+    if precision == "bf16" and lacking:
+        if engine == "openvino":
+            raise WrongUse(
+                "OpenVINO would compute bf16 in fp32: this processor has no bfloat16. Take --precision fp32."
+            )
+        log.warning("--precision bf16: %s. Take fp32.", NO_BFLOAT16)
+    return precision, "asked for"
+
+
+def known_precision(asked: str) -> Precision:
+    """The precision of that name. Errors: WrongUse where there is none."""
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
+        if asked == precision:
+            return precision
+    raise WrongUse(f"No precision is called {asked!r}. Known: auto, {', '.join(known)}.")

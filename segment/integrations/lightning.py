@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from segment.axes import size_text
 from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
-from segment.estimation.mcbn import MCBN
 from segment.integrations.loaders import flat, in_turn, one_after_the_other, preserve_generators
 from segment.integrations.metrics import UncertaintyScores
 from segment.jobs.fit import fit_bank
+from segment.jobs.mcbn import MCBN
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 

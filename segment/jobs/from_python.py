@@ -1,4 +1,4 @@
-"""What Python callers get beside the commands' jobs: MCBN with a bank's file, and scores of a DataLoader.
+"""`segment evaluate` from Python: also of a module, a Dataset or a DataLoader.
 
 Must not know how anything is computed: it puts arguments together.
 """
@@ -9,14 +9,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse, names_in
-from segment.estimation.mcbn import MCBN as EngineMCBN
-from segment.estimation.mcbn import Draws
 from segment.estimation.memory_budget import Memory
 from segment.files.banks.bank_file import bank_of
 from segment.images.find import Source
@@ -29,53 +27,9 @@ from segment.jobs.labelled.images import Labels
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
 from segment.report.results import Evaluation
-from segment.uncertainty.stopping import StopPlan
 
 Banks = Bank | str | Path | Sequence[Bank | str | Path] | None
-
-
-class MCBN(EngineMCBN):
-    """Monte Carlo batch normalisation (Teye et al. 2018) of one network under one bank.
-
-    network: what `load_network` gave, a URI, a card, or any torch module with BN (copied: the caller's stays as it is)
-    bank: a bank, or its file
-    draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
-    one image a call
-    precision: "auto", "fp32", "bf16", "fp16". device: as `load_network` takes it; None: where the network is
-    memory: a budget for the process, bytes or "4GiB": images go one after the other, in tiles where one does not fit.
-    None: no plan at all, where jobs take 80 % of what is free: images go through whole, those of a call together
-    mean, std, channels: how the images of a module were prepared in training, where no card says so
-
-    Called with an image (uint8 H W 3, a Pillow image, a path, or a normalised float tensor) it gives an `Estimate`.
-    """
-
-    def __init__(
-        self,
-        network: Network | nn.Module | str | Path,
-        bank: Bank | str | Path,
-        *,
-        draws: Draws = None,
-        tolerance: float = StopPlan.tolerance,
-        precision: str = "auto",
-        device: str | Literal["auto"] | None = None,
-        plan: PassPlan | None = None,
-        memory: Memory = None,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        channels: Channels | Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(
-            network_of(network, mean=mean, std=std, channels=channels),
-            bank_of(bank),
-            draws=draws,
-            tolerance=tolerance,
-            precision=precision,
-            device=device,
-            plan=plan,
-            memory=memory,
-        )
 
 
 @dataclass(frozen=True)

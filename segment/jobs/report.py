@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import SegmentError, WrongUse, first_of, near
-from segment.estimation.mcbn import MCBN
 from segment.files.banks.bank_file import bank_of
 from segment.files.reading import read_json
 from segment.files.versions import versions
@@ -27,6 +26,7 @@ from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.read import region_mask
 from segment.jobs.labelled.labels import labelled
+from segment.jobs.mcbn import MCBN
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network

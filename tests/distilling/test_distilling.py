@@ -39,9 +39,9 @@ from segment.distilling.refine import DrawParameters, RefinePlan, Student, Targe
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
-from segment.estimation.mcbn import MCBN
 from segment.images.specs import TrainingSpec
 from segment.jobs.distill import _images_of_views, cut_views, distill_bank
+from segment.jobs.mcbn import MCBN
 from segment.networks.load import Network, load_network
 from segment.passes.passes import FAST, Passes
 

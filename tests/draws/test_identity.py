@@ -22,9 +22,9 @@ from segment.draws.identity import computes_the_same, identified, network_of_ban
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs
 from segment.errors import BankRefused, ModelRefused
-from segment.estimation.mcbn import MCBN
 from segment.images.prepare import crop
 from segment.images.specs import InputSpec
+from segment.jobs.mcbn import MCBN
 from segment.networks.load import Network, load_network
 
 

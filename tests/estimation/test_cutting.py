@@ -18,7 +18,6 @@ from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.mcbn import MCBN
 from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode
@@ -28,6 +27,7 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
 from segment.jobs.labelled.images import Labels
+from segment.jobs.mcbn import MCBN
 from segment.methods.augmentation import View, augmented, mcbn_augmented
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn

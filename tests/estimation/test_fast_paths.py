@@ -20,10 +20,10 @@ from segment.batch_norm.network import bn_network_of
 from segment.errors import FastPathDiffers
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.mcbn import MCBN
 from segment.estimation.plan import EstimatePlan
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.mcbn import MCBN
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network

@@ -18,9 +18,9 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import BankRefused, SegmentError, WrongUse
-from segment.estimation.mcbn import MCBN
 from segment.estimation.precision import choose
 from segment.files.banks.bank_file import load_bank, save_bank
+from segment.jobs.mcbn import MCBN
 from segment.networks.load import Network, load_network
 
 JSON = st.recursive(

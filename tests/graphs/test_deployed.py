@@ -34,11 +34,11 @@ from segment.axes import Head
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ModelRefused, WrongUse
-from segment.estimation.mcbn import MCBN
 from segment.graphs.deployed import takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
+from segment.jobs.mcbn import MCBN
 from segment.jobs.prediction.export import export
 from segment.networks.load import Network, load_network
 

@@ -25,10 +25,10 @@ from segment.draws.identity import identified
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
-from segment.estimation.mcbn import MCBN
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import Tiling
 from segment.files.banks.bank_file import save_bank
+from segment.jobs.mcbn import MCBN
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn

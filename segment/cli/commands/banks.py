@@ -87,7 +87,7 @@ def fit(
     import time
 
     from segment.draws.reference import sentence
-    from segment.estimation.mcbn import resolve_precision
+    from segment.estimation.precision import resolve_precision
     from segment.files.banks.cache import BankCache
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing

@@ -13,7 +13,7 @@ from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, first_of, near
 from segment.estimation.estimate import ReadOut
-from segment.estimation.mcbn import known_precision, resolve_precision
+from segment.estimation.precision import known_precision, resolve_precision
 from segment.files.banks.cache import marks_in
 from segment.jobs.evaluation.combinations import TUNED, Combination, combination
 from segment.methods.augmentation import View, augmented, dropout_augmented, mcbn_augmented

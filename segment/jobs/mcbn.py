@@ -1,39 +1,36 @@
-"""MCBN as a Python object: a network and a bank, called with an image, give an Estimate.
-
-Must not know a file.
-"""
+"""MCBN as a Python object: a network and a bank, called with an image, give an Estimate."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
-from segment.draws.recording import Precision
 from segment.errors import WrongUse, count_of, names_in
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
-from segment.estimation.plan import EstimatePlan
-from segment.estimation.precision import NO_BFLOAT16, audit_key, choose
+from segment.estimation.plan import Draws, EstimatePlan, resolve_draws
+from segment.estimation.precision import resolve_precision
 from segment.estimation.view import PictureContext, pixels_of
+from segment.files.banks.bank_file import bank_of
 from segment.images.prepare import pad
+from segment.images.specs import Channels
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.devices import device_named
-from segment.networks.given import on_device
-from segment.networks.load import Network, load_network
+from segment.networks.given import network_of, on_device
+from segment.networks.load import Network
 from segment.networks.modules import values_state
 from segment.networks.preserve_state import undisturbed
-from segment.passes.fused import onednn
-from segment.passes.passes import FAST, Engine, PassPlan
+from segment.passes.passes import FAST, PassPlan
 from segment.passes.unchanged import SameSettings
 from segment.pictures.palettes import palette
 from segment.tracing.batch_independence import mixing_call
@@ -47,78 +44,25 @@ Image = Any
 """An array, a tensor, a Pillow image or a path, or several: as `segment.images.accept` says."""
 
 
-def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engine = "torch") -> tuple[Precision, str]:
-    """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows.
-
-    Errors: WrongUse for what this device or engine does not compute in.
-    """
-    lacking = not onednn.computes_bfloat16(device)
-    if asked == "auto":
-        audits = bank.provenance.get("audit", {})
-        if engine != "torch" and engine not in audits:
-            return (
-                "fp32",
-                f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
-            )
-        chosen, why = choose(audits.get(audit_key(device, engine), {}))
-        return ("fp32", NO_BFLOAT16) if lacking and chosen == "bf16" else (chosen, why)
-    precision = known_precision(asked)
-    if precision == "fp16" and device.type == "cpu":
-        raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
-    if precision == "bf16" and lacking:
-        if engine == "openvino":
-            raise WrongUse(
-                "OpenVINO would compute bf16 in fp32: this processor has no bfloat16. Take --precision fp32."
-            )
-        log.warning("--precision bf16: %s. Take fp32.", NO_BFLOAT16)
-    return precision, "asked for"
-
-
-def known_precision(asked: str) -> Precision:
-    """The precision of that name. Errors: WrongUse where there is none."""
-    known: tuple[Precision, ...] = get_args(Precision)
-    for precision in known:
-        if asked == precision:
-            return precision
-    raise WrongUse(f"No precision is called {asked!r}. Known: auto, {', '.join(known)}.")
-
-
-Draws = int | Literal["auto"] | None
-"""The first N of a bank; "auto": as many as each image needs; None: all."""
-
-
-def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopPlan | None]:
-    """The draws that may be used, and when an image has enough of them; None: it gets all.
-
-    Errors: WrongUse for more draws than there are, and for "auto" where there is no standard error to stop by.
-    """
-    if asked != "auto":
-        return bank if asked is None else bank.first(asked), None
-    if bank.distilled:
-        raise WrongUse(
-            "--draws auto stops by the Monte Carlo standard error, and a distilled bank has none: its draws are no "
-            f"random sample. Its {len(bank)} draws are used whole; leave --draws out."
-        )
-    if len(bank) < 2:
-        raise WrongUse("--draws auto stops by the spread of the draws, and one draw has none: fit a larger bank.")
-    return bank, plan
-
-
 class MCBN:
     """Monte Carlo batch normalisation (Teye et al. 2018) of one network under one bank.
 
-    network: what `load_network` gave, or any torch module with BN (it is copied, so the caller's stays as it is)
+    network: what `load_network` gave, a URI, a card, or any torch module with BN (copied: the caller's stays as it is)
+    bank: a bank, or its file
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call (`segment.uncertainty.stopping`)
     precision: "auto", "fp32", "bf16", "fp16". device: as `load_network` takes it; None: where the network is
     memory: a budget for the process, bytes or "4GiB": images go one after the other, in tiles where one does not fit.
     None: no plan at all, where jobs take 80 % of what is free: images go through whole, those of a call together
+    mean, std, channels: how the images of a module were prepared in training, where no card says so
+
+    Called with an image (uint8 H W 3, a Pillow image, a path, or a normalised float tensor) it gives an `Estimate`.
     """
 
     def __init__(
         self,
-        network: Network | nn.Module,
-        bank: Bank,
+        network: Network | nn.Module | str | Path,
+        bank: Bank | str | Path,
         *,
         draws: Draws = None,
         tolerance: float = StopPlan.tolerance,
@@ -126,12 +70,15 @@ class MCBN:
         device: str | Literal["auto"] | None = None,
         plan: PassPlan | None = None,
         memory: Memory = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        channels: Channels | Sequence[str] | None = None,
     ) -> None:
-        if isinstance(network, nn.Module):
-            network = load_network(network, device=device)
-        elif device is not None:
+        network = network_of(network, mean=mean, std=std, channels=channels)
+        if device is not None:
             network = on_device(network, device_named(device))
         self.network = network
+        bank = bank_of(bank)
         asked = {"draws": draws, "tolerance": tolerance, "precision": precision, "plan": plan, "memory": memory}
         self._made_of = bank, asked
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))

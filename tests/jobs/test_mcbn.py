@@ -42,9 +42,9 @@ from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.errors import BankRefused, ImageUnreadable, NoBatchNorm, PredictionFailed, WrongUse
-from segment.estimation.mcbn import MCBN, resolve_precision
-from segment.estimation.precision import NO_BFLOAT16
+from segment.estimation.precision import NO_BFLOAT16, resolve_precision
 from segment.images.specs import InputSpec, TrainingSpec
+from segment.jobs.mcbn import MCBN
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.networks.modules import buffers, checksums
