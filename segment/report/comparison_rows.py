@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segment.report.run_comparison import QUALITY, RunComparison, better, words
-from segment.report.tables import arrow, decimals, short
+from segment.report.run_comparison import QUALITY, RunComparison, better
+from segment.report.tables import arrow, decimals, short, words
 from segment.significance.corrections import SIGNIFICANT, verdict
 
 PAIRED = ("number", "A", "B", "B - A (95 %)", "B is")

@@ -15,6 +15,7 @@ from segment.errors import count_of
 from segment.report.comparison import lower_is_better
 from segment.report.comparison_notes import paired_notes, unpaired_notes
 from segment.report.estimate_words import estimate_words
+from segment.report.tables import words
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, Interval, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
@@ -27,17 +28,6 @@ QUALITY = ("accuracy", "miou", "dice", "nll", "brier", "error_auroc.predictive_e
 """Columns that need labels."""
 UNLABELLED = ("expected_accuracy", "expected_miou", "soft_dice", *(f"mean.{name}" for name in MEASURES))
 TESTED = (*QUALITY, *UNLABELLED)
-WORDS = {
-    "accuracy": "accuracy",
-    "miou": "mIoU",
-    "dice": "Dice",
-    "nll": "NLL",
-    "brier": "Brier",
-    "error_auroc.predictive_entropy": "error AUROC, entropy",
-    "expected_accuracy": "expected accuracy",
-    "expected_miou": "expected mIoU",
-    "soft_dice": "Soft Dice Confidence",
-}
 
 
 @dataclass(frozen=True)
@@ -138,15 +128,6 @@ def compare_rows(
     adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
     kept, notes = _finite(values, pair=False), unpaired_notes(min(units[:2]), over, pair=pair)
     return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=notes, over=over)
-
-
-def words(column: str) -> str:
-    """A column as a reader calls it.
-
-    >>> words("nll"), words("mean.mutual_information")
-    ('NLL', 'mean mutual information')
-    """
-    return WORDS.get(column, column.replace(".", " ").replace("_", " "))
 
 
 def better(column: str, difference: float, *, comparable: bool = True) -> str:

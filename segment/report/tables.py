@@ -28,6 +28,8 @@ WORDS = {
     "accuracy_at_90": "accuracy at 90 %",
     "pavpu_4": "PAvPU 4",
     "unseen_auroc": "unseen AUROC",
+    "expected_miou": "expected mIoU",
+    "soft_dice": "Soft Dice Confidence",
 }
 MOST = 8
 """Decimals of a number at the most; a smaller one is that of rounding."""
@@ -125,14 +127,19 @@ def short(value: float, digits: int, sign: str = "") -> str:
 
 
 def words(score: str) -> str:
-    """A score as a reader calls it.
+    """A score, or a number of an image without labels, as a reader calls it.
 
     >>> words("nll"), words("error_auroc.variance"), words("error_auroc of the best measure")
     ('NLL', 'error AUROC, variance', 'error AUROC, best measure')
+    >>> words("expected_accuracy"), words("mean.mutual_information")
+    ('expected accuracy', 'mean mutual information')
     """
     name, best, _ = score.partition(BEST)
     name, _, measure = name.partition(".")
-    return WORDS.get(name, name) + (", best measure" if best else f", {measure.replace('_', ' ')}" if measure else "")
+    measure = measure.replace("_", " ")
+    if name == "mean":
+        return f"mean {measure}"
+    return WORDS.get(name, name.replace("_", " ")) + (", best measure" if best else f", {measure}" if measure else "")
 
 
 def arrow(score: str) -> str:

@@ -230,7 +230,8 @@ def test_the_command_shows_a_table_and_writes_a_page(runs: Path, tmp_path: Path)
     ended = invoked("compare", runs / "clean", runs / "noisy", "-o", tmp_path / "out")
     assert ended.exit_code == 0, ended.output
     assert "significant" in ended.stdout
-    assert (tmp_path / "out" / "comparison.md").is_file()
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    assert "error AUROC, predictive entropy" in (tmp_path / "out" / "comparison.md").read_text()  # as evaluate calls it
     assert json.loads(invoked("compare", runs / "clean", runs / "clean", "--json").stdout)["significant"] == []
 
 

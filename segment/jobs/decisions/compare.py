@@ -17,7 +17,8 @@ from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.jobs.evaluation.combinations import TUNED
 from segment.pictures.comparisons import Moved, comparison_picture
-from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of, words
+from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of
+from segment.report.tables import words
 from segment.scores.functional.binning import Ints
 from segment.significance.corrections import SIGNIFICANT, verdict
 from segment.significance.estimated_accuracy import Estimates, atc, doc, mean_error

@@ -15,7 +15,6 @@ from segment.errors import SegmentError
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Triage, percent
 from segment.report.comparison import best_entry
-from segment.report.run_comparison import words as words_of_column
 from segment.report.tables import entry_decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
@@ -129,7 +128,7 @@ def _comparison(content: Mapping[str, Any], title: str) -> Table:
         cells = [f"{test['first']:.4g}", f"{test['second']:.4g}", f"{change['value']:{digits}}"]
         interval = "none" if change["low"] is None else f"{change['low']:{digits}} to {change['high']:{digits}}"
         holm = "none" if test["holm_p"] is None else f"{test['holm_p']:.2g}"
-        rows.append([words_of_column(column), *cells, interval, holm, test["verdict"]])
+        rows.append([words(column), *cells, interval, holm, test["verdict"]])
     change = "difference" if content["paired"] else "AUROC"
     columns = ["number", first, second, change, "95 %", "p (Holm)", "verdict"]
     return {
