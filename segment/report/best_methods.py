@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from segment.report.comparison import BEST, COMMON, Comparison, Gain
-from segment.report.tables import arrow, gained, number, signed, verdict, words
+from segment.report.tables import arrow, few, gained, number, signed, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
 
@@ -30,8 +30,8 @@ def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], images: i
         return ["One image gives no intervals, so no difference can be called significant."]
     known = [gain for gain in gains if gain.differences]
     if images < LEAST:
-        few = [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
-        return few + [f"{_gain(gain)}." for gain in known]
+        none = [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
+        return none + [f"{_gain(gain)}." for gain in known]
     return [*_few(known, images), *(f"{_gain(gain)}; {_outcome(gain)}." for gain in known), *_best(plain)]
 
 
@@ -40,10 +40,7 @@ def _few(gains: Sequence[Gain], images: int) -> list[str]:
     tests = sum(entry.get("p") is not None for gain in gains for entry in gain.differences.values())
     if images >= FEW or not tests:
         return []
-    return [
-        f"{images} images are few: a gain below {seen_by_t_test(images, tests):.1f} standard deviations over images "
-        "would be missed more often than one time in five, so *not significant* says little."
-    ]
+    return [f"{few(images, 'images', 'gain', seen_by_t_test(images, tests))}, so *not significant* says little."]
 
 
 def _best(comparisons: Sequence[Comparison]) -> list[str]:

@@ -208,11 +208,21 @@ def _titles() -> list[str]:
     return [*PLAIN, *ranking]
 
 
-def best_measure(score: str, estimated: Mapping[str, Score]) -> str:
-    """The name of a ranking score with the measure that does best in it; "" where none is defined."""
+def best_measure(score: str, values: Mapping[str, float | None]) -> str:
+    """The name of a ranking score with the measure that does best in it; "" where none is defined: None, or NaN.
+
+    >>> best_measure("ause", {"ause.variance": 0.2, "ause.margin": 0.1, "ause.one_minus_max": None, "nll": 0.0})
+    'ause.margin'
+    """
     sign = -1 if lower_is_better(score) else 1
-    known = {n: e.value for n, e in estimated.items() if n.split(".")[0] == score and not math.isnan(e.value)}
+    of_score = {name: value for name, value in values.items() if name.split(".")[0] == score}
+    known = {name: value for name, value in of_score.items() if value is not None and not math.isnan(value)}
     return max(known, key=lambda name: sign * known[name], default="")
+
+
+def best_entry(score: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """As `best_measure`, of the entries of `scores.json`."""
+    return best_measure(score, {name: entry["value"] for name, entry in scores.items()})
 
 
 class _AllMethods:
@@ -226,8 +236,9 @@ class _AllMethods:
     def name(self, title: str, method: str) -> str:
         """The score behind a title; "" where the method has none that is defined."""
         score, best, _ = title.partition(BEST)
-        name = best_measure(score, self.mean[method]) if best else score
-        known = self.mean[method].get(name)
+        scores = self.mean[method]
+        name = best_measure(score, {name: of.value for name, of in scores.items()}) if best else score
+        known = scores.get(name)
         return "" if known is None or math.isnan(known.value) else name
 
     def compared(self, title: str) -> Comparison | None:
@@ -274,10 +285,3 @@ class _AllMethods:
             return None
         difference = self.mean[method][first].minus(self.mean[other][second])
         return None if difference.independent(self.images) < LEAST else difference.p_value(self.images)
-
-
-def best_entry(score: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """As `best_measure`, of the entries of `scores.json`."""
-    sign = -1 if lower_is_better(score) else 1
-    known = {n: e["value"] for n, e in scores.items() if n.split(".")[0] == score and e["value"] is not None}
-    return max(known, key=lambda name: sign * known[name], default="")

@@ -6,6 +6,7 @@ Must not know a column.
 from __future__ import annotations
 
 from segment.errors import count_of
+from segment.report.tables import few
 from segment.significance.paired import FEW, least_images, seen_deviations
 
 
@@ -26,10 +27,7 @@ def paired_notes(counts: tuple[int, int, int], units: int, over: str, tests: int
         more = f"{least} {over} are the least" if least else "so many tests leave none"
         notes.append(f"With {units} {over} and {count_of(tests, 'measure')} no difference can be significant: {more}.")
     elif units < FEW:
-        notes.append(
-            f"{units} {over} are few: a difference below {seen:.1f} standard deviations over {over} would be missed "
-            "more often than one time in five."
-        )
+        notes.append(f"{few(units, over, 'difference', seen)}.")
     return tuple(notes)
 
 

@@ -109,7 +109,7 @@ def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], Line, str]:
     for name in shown:
         curves, measure = methods[name]["curves"], best[name].partition(".")[2]
         called = curve_name(name, curves[_risk(best[name])])
-        line = line_of(f"{called}, {_words(measure)}", curves[_risk(best[name])])
+        line = line_of(f"{called}, {measure.replace('_', ' ')}", curves[_risk(best[name])])
         lines.append(replace(line, colour=list(methods).index(name)))
         if len(lines) == 1:
             ideal = curves["risk_coverage.oracle"]
@@ -257,10 +257,6 @@ def _levels(rows: Sequence[Row], ticks: Sequence[int], score: str, *, sign: int 
             x = [float(ticks[0]), float(ticks[-1])]
             lines.append(Line(name=row.name, x=x, y=[sign * value] * 2, dashed=True))
     return lines
-
-
-def _words(measure: str) -> str:
-    return measure.replace("_", " ")
 
 
 def _write(path: Path, picture: bytes) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from segment.errors import count_of
 from segment.report.comparison import corrected
 from segment.report.results import CLEAN, DETERMINISTIC, OVER, Row
-from segment.report.tables import gained, words
+from segment.report.tables import few, gained, words
 from segment.scores.board import Entry
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
 
@@ -84,10 +84,7 @@ def sweep_sentences(rows: Sequence[Row]) -> list[str]:
                 found.setdefault((gained(score, entry), score), []).append(names[row.name])
         lines.append(f"{shift}: {_outcome(found)}.")
     if tests and images < FEW:
-        lines.append(
-            f"{images} images are few: a difference below {seen_by_t_test(images, tests):.1f} standard deviations over "
-            "images would be missed more often than one time in five."
-        )
+        lines.append(f"{few(images, 'images', 'difference', seen_by_t_test(images, tests))}.")
     return lines
 
 

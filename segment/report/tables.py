@@ -6,7 +6,7 @@ Must not know how a score was made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from segment.errors import count_of
@@ -79,15 +79,6 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     return text
 
 
-def column_decimals(entries: Iterable[Mapping[str, Any] | None]) -> int:
-    """Decimals of all numbers of one column: as many as the one that has most.
-
-    >>> column_decimals([{"value": 0.0103}, {"value": 0.0039}, None, {"value": None}])
-    4
-    """
-    return max((entry_decimals(entry) for entry in entries if entry and entry["value"] is not None), default=3)
-
-
 def compact(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """The same on lines of their own, for a narrow column.
 
@@ -108,12 +99,25 @@ def compact(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
 def compact_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
     r"""The cells of one column, all with as many decimals.
 
-    >>> compact_column([{"value": 0.0103, "low": 0.006, "high": 0.015}, {"value": 0.0039}])
-    ['.0103\n.0060-.0150', '.0039']
+    >>> compact_column([{"value": 0.0103, "low": 0.006, "high": 0.015}, {"value": 0.0039}, None, {"value": None}])
+    ['.0103\n.0060-.0150', '.0039', '–', '–']
     """
+    return _column(entries, compact)
+
+
+def number_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """As `compact_column`, of `number`."""
+    return _column(entries, number)
+
+
+def _column(
+    entries: Iterable[Mapping[str, Any] | None], text_of: Callable[[Mapping[str, Any] | None, int], str]
+) -> list[str]:
+    """As many decimals as the entry has that has most."""
     column = list(entries)
-    digits = column_decimals(column)
-    return [compact(entry, digits) for entry in column]
+    known = [entry for entry in column if entry and entry["value"] is not None]
+    digits = max(map(entry_decimals, known), default=3)
+    return [text_of(entry, digits) for entry in column]
 
 
 def short(value: float, digits: int, sign: str = "") -> str:
@@ -198,13 +202,6 @@ def table(content: Mapping[str, Any]) -> list[list[str]]:
     return _rows(methods, *columns)
 
 
-def number_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """As `compact_column`, of `number`."""
-    column = list(entries)
-    digits = column_decimals(column)
-    return [number(entry, digits) for entry in column]
-
-
 def _entries(methods: Mapping[str, Any], score: str) -> list[Mapping[str, Any] | None]:
     return [method["scores"].get(score) for method in methods.values()]
 
@@ -274,3 +271,15 @@ def gained(score: str, entry: Mapping[str, Any]) -> str:
     if found != SIGNIFICANT:
         return found
     return "significantly better" if (entry["value"] < 0) == (arrow(score) == "↓") else "significantly worse"
+
+
+def few(units: int, over: str, what: str, deviations: float) -> str:
+    """That so few images or groups show no small difference; without the full stop.
+
+    >>> few(12, "images", "difference", 1.23)  # doctest: +ELLIPSIS
+    '12 images are few: a difference below 1.2 standard deviations over images would be missed more often than one...'
+    """
+    return (
+        f"{units} {over} are few: a {what} below {deviations:.1f} standard deviations over {over} would be missed "
+        "more often than one time in five"
+    )
