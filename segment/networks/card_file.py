@@ -99,12 +99,6 @@ class InputEntry(_Strict):
         return self
 
     @model_validator(mode="after")
-    def the_size_fits_the_stride(self) -> Self:
-        if self.size is not None and (self.size[0] % self.stride or self.size[1] % self.stride):
-            raise ValueError(f"size {self.size[0]}x{self.size[1]} is no multiple of the stride, {self.stride}")
-        return self
-
-    @model_validator(mode="after")
     def displayed_bands_are_there(self) -> Self:
         names = self.channels if isinstance(self.channels, tuple) else ()
         if self.display and isinstance(self.channels, str):

@@ -332,6 +332,9 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused(tmp_path: Path) -> 
     card.write_text("network: smp:Unet\ninput: {size: 100x128}\n")
     with pytest.raises(WrongUse, match=r"size 100x128 is no multiple of the stride, 32"):
         read_card(card)
+    card.write_text("network: py:x:Y\ninput: {size: 100x128, stride: 8}\n")
+    with pytest.raises(WrongUse, match=r"input: size 100x128 is no multiple of the stride, 8"):
+        read_card(card)
     card.write_text("network: smp:Unet\ninput: {size: big}\n")
     with pytest.raises(WrongUse, match=r"input\.size: it is HxW"):
         read_card(card)
