@@ -45,6 +45,18 @@ def size_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
+def size_in(text: str) -> tuple[int, int] | None:
+    """H and W of a size that a reader wrote, each from 1 up; None where it is none.
+
+    >>> size_in("360x480"), size_in("512 X 1024"), size_in("0x10"), size_in("360")
+    ((360, 480), (512, 1024), None, None)
+    """
+    sides = [side.strip() for side in text.lower().split("x")]
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])
+
+
 def classes_of(head: Head, outputs: int) -> int:
     """K, the number of probabilities a pixel gets from that many logits.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from segment.axes import size_in
 from segment.errors import WrongUse, near
 from segment.stores.urls import is_url, url_of
 
@@ -142,10 +143,10 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    size = size_in(text)
+    if size is None:
         raise WrongUse(f"--size {text!r} is not HxW; write rows x columns, as 360x480.")
-    return int(parts[0]), int(parts[1])
+    return size
 
 
 def choice(option: str, text: str, known: tuple[Name, ...]) -> Name:

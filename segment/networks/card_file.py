@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, model_validator
 
-from segment.axes import Head
+from segment.axes import Head, size_in, size_text
 from segment.images.specs import CHANNEL_ORDERS, Channels, PerChannel, planes_of
 
 
@@ -63,11 +63,11 @@ def _label_key(value: object) -> int | str:
 
 def _size(value: object) -> tuple[int, int]:
     """HxW, or [H, W]."""
-    parts = value.lower().split("x") if isinstance(value, str) else list(value) if isinstance(value, list) else []
-    whole = [int(part) for part in parts if str(part).strip().isdecimal() and int(part) > 0]
-    if len(parts) != 2 or len(whole) != 2:
+    text = size_text(value) if isinstance(value, list) and len(value) == 2 else value
+    size = size_in(text) if isinstance(text, str) else None
+    if size is None:
         raise ValueError(f"it is HxW, rows x columns, as 512x1024, not {value!r}")
-    return whole[0], whole[1]
+    return size
 
 
 class InputEntry(_Strict):

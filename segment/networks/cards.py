@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from segment.axes import Head
+from segment.axes import Head, size_text
 from segment.errors import UnknownNetwork, WrongUse, near
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
@@ -230,7 +230,7 @@ def _spec_of(values: dict[str, Any], path: Path) -> InputSpec:
     if spec.size is None:
         return spec
     if any(side % spec.stride for side in spec.size):
-        size = f"{spec.size[0]}x{spec.size[1]}"
+        size = size_text(spec.size)
         raise WrongUse(f"Card {str(path)!r}: input: size {size} is no multiple of the stride, {spec.stride}.")
     return replace(spec, stride=1)
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from segment.axes import size_in
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.minibatches import check_enough
@@ -69,13 +70,13 @@ def size_of_crop(transform: str) -> tuple[int, int] | None:
     """
     if transform in (TRAINING_TRANSFORM, PLAIN):
         return None
-    parts = transform.removeprefix(CROP).lower().split("x")
-    if not transform.startswith(CROP) or len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+    size = size_in(transform.removeprefix(CROP)) if transform.startswith(CROP) else None
+    if size is None:
         raise WrongUse(
             f"No transform of the statistics images is called {transform!r}. Known: training, plain, "
             "crop:HxW (as crop:320x320)."
         )
-    return int(parts[0]), int(parts[1])
+    return size
 
 
 class Banks:
