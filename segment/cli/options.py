@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -16,13 +16,12 @@ from segment.errors import WrongUse, near
 from segment.stores.urls import is_url, url_of
 
 if TYPE_CHECKING:
-    from segment.estimation.plan import Draws
-    from segment.estimation.tiling.tiler import Tiling
-    from segment.estimation.together import Batch
     from segment.networks.load import Network
 
 
 Name = TypeVar("Name", bound=str)
+AUTO: tuple[Literal["auto"], ...] = ("auto",)
+AUTO_OR_OFF: tuple[Literal["auto", "off"], ...] = ("auto", "off")
 
 
 def here_only(path: Path | None) -> Path | None:
@@ -181,64 +180,29 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def tiling_of(text: str) -> Tiling:
-    """auto, off, or N pixels.
+def number_or(option: str, text: str, words: tuple[Name, ...], what: str) -> Name | int:
+    """One of the words, or the number of what is counted, whose least the plan that takes it checks.
 
-    >>> tiling_of("auto"), tiling_of("512")
+    >>> number_or("--tile", "auto", AUTO_OR_OFF, "pixels"), number_or("--tile", "512", AUTO_OR_OFF, "pixels")
     ('auto', 512)
     """
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    if text not in ("auto", "off"):
-        raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
-    return "off" if text == "off" else "auto"
-
-
-def batch_of(text: str) -> Batch:
-    """auto, or N images.
-
-    >>> batch_of("auto"), batch_of("4")
-    ('auto', 4)
-    """
-    if text != "auto" and not text.isdecimal():
-        raise WrongUse(f"--batch is auto or a number of images from 1 up, not {text!r}.")
-    return "auto" if text == "auto" else int(text)
-
-
-def draws_of(text: str | None) -> Draws:
-    """auto, or N draws; None: all.
-
-    >>> draws_of("auto"), draws_of("16")
-    ('auto', 16)
-    """
-    if text is None or text == "auto":
-        return "auto" if text else None
+    for word in words:
+        if word == text:
+            return word
     try:
         return int(text)
     except ValueError:
-        raise WrongUse(f"--draws is auto or a number of draws, not {text!r}.") from None
+        raise WrongUse(f"{option} is {', '.join(words)} or a number of {what}, not {text!r}.") from None
 
 
-def ids(text: str) -> tuple[int, ...]:
-    """Label ids with commas between.
+def counts(text: str, option: str, *, empty: bool = False) -> tuple[int, ...]:
+    """Integers with commas between. empty: whether there may be none.
 
-    >>> ids("11, 12")
-    (11, 12)
+    >>> counts("4,8", "--batches"), counts("", "--unseen", empty=True)
+    ((4, 8), ())
     """
     parts = listed(text)
-    if not all(part.isdecimal() for part in parts):
-        raise WrongUse(f"--unseen {text!r} is no list of label ids; write integers with commas, as 11,12.")
-    return tuple(int(part) for part in parts)
-
-
-def counts(text: str, option: str) -> tuple[int, ...]:
-    """Integers with commas between.
-
-    >>> counts("4,8", "--batches")
-    (4, 8)
-    """
-    parts = listed(text)
-    if not parts or not all(part.isdecimal() for part in parts):
+    if not (parts or empty) or not all(part.isdecimal() for part in parts):
         raise WrongUse(f"{option} {text!r} is no list of integers; write them with commas, as 4,8,16.")
     return tuple(int(part) for part in parts)
 

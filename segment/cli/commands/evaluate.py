@@ -11,6 +11,7 @@ from segment.cli import screen
 from segment.cli.app import app, end_with_failures
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
+    AUTO,
     Axis,
     Every,
     ExtraKeys,
@@ -37,10 +38,10 @@ from segment.cli.options import (
     Void,
     Weights,
     Workers,
-    batch_of,
-    ids,
+    counts,
     listed,
     loaded,
+    number_or,
     refuse_unused,
     shift_of,
 )
@@ -190,11 +191,11 @@ def evaluate(
             plan=EvaluatePlan(
                 methods=method_plan,
                 void=void,
-                unseen=ids(unseen),
+                unseen=counts(unseen, "--unseen", empty=True),
                 shift=shift_of(shift),
                 fails_below=fails_below,
                 workers=workers,
-                batch=batch_of(batch),
+                batch=number_or("--batch", batch, AUTO, "images from 1 up"),
             ),
             validation=validation,
             triage=asked_triage,

@@ -11,6 +11,8 @@ from segment.cli import screen
 from segment.cli.app import app, end_with_failures
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
+    AUTO,
+    AUTO_OR_OFF,
     Axis,
     EngineName,
     Every,
@@ -28,13 +30,11 @@ from segment.cli.options import (
     TunedFolder,
     Weights,
     Workers,
-    batch_of,
     choice,
-    draws_of,
     listed,
     loaded,
+    number_or,
     refuse_unused,
-    tiling_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse, count_of
@@ -147,7 +147,7 @@ def predict(
     listing = Listing(every=every, axis=axis)
     setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
-        draws=draws_of(draws),
+        draws=None if draws is None else number_or("--draws", draws, AUTO, "draws"),
         tolerance=PredictPlan.tolerance if tolerance is None else tolerance,
         precision=precision,
         maps=listed(maps),
@@ -157,12 +157,12 @@ def predict(
         formats=listed(format),
         fold=fold,
         engine=choice("--engine", engine, ("torch", "openvino")),
-        tile=tiling_of(tile),
+        tile=number_or("--tile", tile, AUTO_OR_OFF, "pixels from 1 up"),
         tile_mode=choice("--tile-mode", tile_mode, ("exact", "blended")),
         memory=memory,
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
-        batch=batch_of(batch),
+        batch=number_or("--batch", batch, AUTO, "images from 1 up"),
         workers=workers,
     )
     if watch and not json:

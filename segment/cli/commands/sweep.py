@@ -13,6 +13,7 @@ from segment.cli import screen
 from segment.cli.app import app, end_with_failures
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
+    AUTO,
     Alphas,
     Axis,
     Batches,
@@ -38,10 +39,10 @@ from segment.cli.options import (
     ValidationMask,
     Void,
     Weights,
-    batch_of,
     counts,
     listed,
     loaded,
+    number_or,
     refuse_unused,
     shares,
 )
@@ -166,7 +167,7 @@ def sweep(
         void=void,
         methods=replace(SWEPT, methods=names, precision=precision, insert_dropout=insert_dropout),
         banks=tuple(str(path) for path in bank or []),
-        batch=batch_of(batch),
+        batch=number_or("--batch", batch, AUTO, "images from 1 up"),
     )
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)
