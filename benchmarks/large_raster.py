@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import segment
+from benchmarks.child_process import run_command
 from segment.estimation.memory_budget import bytes_of
 from segment.networks.load import Network, load_network
 
@@ -172,24 +172,26 @@ def make_card(folder: Path) -> Path:
     return path
 
 
+def scene_and_network(folder: Path, side: int) -> tuple[Path, Path, Path]:
+    """The scene, the network's card and its bank: those that are in the folder, else made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = folder / f"scene_{side}" / "scene.tif"
+    if not scene.exists():
+        make_scene(scene, side)
+    card, bank = make_card(folder), folder / "bank.safetensors"
+    if not bank.exists():
+        made = segment.fit_bank(load_network(str(card)), list(patches(PATCHES)[0]), batch=8, draws=8, seed=0)
+        segment.save_bank(made, bank)
+    return scene, card, bank
+
+
 def watched(arguments: list[str], log: Path) -> dict[str, Any]:
     """Peak bytes of a command line and its seconds; stderr goes into `log`. Ends this process where it fails."""
-    begun = time.perf_counter()
-    process = os.fork()
-    if process == 0:
-        with log.open("wb") as stream, Path(os.devnull).open("wb") as nothing:
-            os.dup2(stream.fileno(), 2)
-            os.dup2(nothing.fileno(), 1)
-            os.execv(sys.executable, [sys.executable, "-m", "segment", *arguments])
-    _, status, used = os.wait4(process, 0)
-    if os.waitstatus_to_exitcode(status):
+    ended = run_command(arguments, log)
+    if ended.code:
         sys.stderr.write(log.read_text(errors="replace"))
-        raise SystemExit(os.waitstatus_to_exitcode(status))
-    return {
-        "peak_bytes": used.ru_maxrss * 1024,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
-    }
+        raise SystemExit(ended.code)
+    return {key: value for key, value in asdict(ended).items() if key != "code"}
 
 
 def read_back(folder: Path, source: Path) -> dict[str, Any]:
@@ -268,14 +270,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        source = folder / f"scene_{arguments.side}" / "scene.tif"
-        if not source.exists():
-            make_scene(source, arguments.side)
-        card, bank = make_card(folder), folder / "bank.safetensors"
-        if not bank.exists():
-            made = segment.fit_bank(load_network(str(card)), list(patches(PATCHES)[0]), batch=8, draws=8, seed=0)
-            segment.save_bank(made, bank)
+        source, card, bank = scene_and_network(folder, arguments.side)
         run = folder / f"run_{arguments.side}_{arguments.memory}_{arguments.tile_mode}"
         command = ["predict", str(card), str(source), "--bank", str(bank), "-o", str(run), "--precision", "fp32"]
         command += ["--draws", str(arguments.draws), "--memory", arguments.memory, "--tile-mode", arguments.tile_mode]

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from benchmarks.child_process import run_command
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
@@ -57,20 +56,13 @@ def make_bank(folder: Path, name: str, draws: int) -> Path:
 def run(arguments: list[str], folder: Path) -> dict[str, object]:
     """Exit code, peak bytes, seconds and the last line of stderr of one command line."""
     stderr = folder / "stderr"
-    begun = time.perf_counter()
-    process = os.fork()
-    if process == 0:
-        with stderr.open("wb") as stream, Path(os.devnull).open("wb") as nothing:
-            os.dup2(stream.fileno(), 2)
-            os.dup2(nothing.fileno(), 1)
-            os.execv(sys.executable, [sys.executable, "-m", "segment", *arguments])
-    _, status, used = os.wait4(process, 0)
+    ended = run_command(arguments, stderr)
     lines = stderr.read_text(errors="replace").strip().splitlines()
     return {
-        "code": os.waitstatus_to_exitcode(status),
-        "peak": used.ru_maxrss * 1024,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "processor": round(used.ru_utime + used.ru_stime, 1),
+        "code": ended.code,
+        "peak": ended.peak_bytes,
+        "seconds": ended.seconds,
+        "processor": ended.processor_seconds,
         "last_line": lines[-1] if lines else "",
     }
 

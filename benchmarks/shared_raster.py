@@ -25,11 +25,9 @@ from typing import Any
 
 import psutil
 
-import segment
-from benchmarks.large_raster import PATCHES, make_card, make_scene, patches
+from benchmarks.large_raster import scene_and_network
 from benchmarks.rclone import rclone_s3
 from benchmarks.runners import ACTOR, EVERY, ONE_THREAD
-from segment.networks.load import load_network
 from segment.stores.requests import put
 
 fsspec: Any = import_module("fsspec")
@@ -121,14 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = (arguments.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        scene = folder / f"scene_{arguments.side}" / "scene.tif"
-        if not scene.exists():
-            make_scene(scene, arguments.side)
-        card, bank = make_card(folder), folder / "bank.safetensors"
-        if not bank.exists():
-            made = segment.fit_bank(load_network(str(card)), list(patches(PATCHES)[0]), batch=8, draws=8, seed=0)
-            segment.save_bank(made, bank)
+        scene, card, bank = scene_and_network(folder, arguments.side)
         runs = folder / f"shared_{arguments.side}_{arguments.tile_mode}"
         places = {"here": (str(scene), str(runs / "here")), "ray": (str(scene), str(runs / "ray"))}
         if arguments.s3:

@@ -26,6 +26,8 @@ from segment.methods.method import Method
 from segment.networks.load import Network, load_network
 from segment.passes.passes import FAST
 from segment.pictures.palettes import palette
+from segment.report.comparison import lower_is_better
+from segment.report.tables import number
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
@@ -37,15 +39,15 @@ DRAWS = 32
 TRAINING_SCENES = 300
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
 
-# what is shown, the score's name, whether more is better; one pass has a predictive entropy, but no spread to rank by
+# what is shown, and the score's name; one pass has a predictive entropy, but no spread to rank by
 ROWS = (
-    ("accuracy", "accuracy", True),
-    ("mIoU", "miou", True),
-    ("NLL, nats", "nll", False),
-    ("AUROC of errors: predictive entropy", "error_auroc.predictive_entropy", True),
-    ("AUROC of errors: variance", "error_auroc.variance", True),
-    ("AUROC of unseen: predictive entropy", "unseen_auroc.predictive_entropy", True),
-    ("AUROC of unseen: mutual information", "unseen_auroc.mutual_information", True),
+    ("accuracy", "accuracy"),
+    ("mIoU", "miou"),
+    ("NLL, nats", "nll"),
+    ("AUROC of errors: predictive entropy", "error_auroc.predictive_entropy"),
+    ("AUROC of errors: variance", "error_auroc.variance"),
+    ("AUROC of unseen: predictive entropy", "unseen_auroc.predictive_entropy"),
+    ("AUROC of unseen: mutual information", "unseen_auroc.mutual_information"),
 )
 SPREAD = ("variance", "mutual_information")
 
@@ -106,11 +108,11 @@ def _write_scenes(folder: Path, shown: list[tuple[str, Scene]], network: Network
 
 def _scoreboard(network: Network, method: Method, shown: list[tuple[str, Scene]], progress: Progress) -> Scoreboard:
     board = Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
-    for number, (name, drawn) in enumerate(shown, start=1):
+    for done, (name, drawn) in enumerate(shown, start=1):
         images = normalise(drawn.image, network.card.input)[None]
         result = estimate(method, images, head=network.card.head, measures=MEASURES).image(0)
         board.update(name, result.probability, result.maps, drawn.label, result.prediction)
-        progress(f"scoring {method.name}", number, len(shown))
+        progress(f"scoring {method.name}", done, len(shown))
     return board
 
 
@@ -118,12 +120,12 @@ def _demonstration(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, 
     scores = {name: board.compute()["scores"] for name, board in boards.items()}
     difference = paired_differences(boards["deterministic"], boards["MCBN"])
     rows: list[tuple[str, ...]] = []
-    for words, name, more in ROWS:
-        plain, drawn = (_number(scores[method][name]) for method in boards)
+    for words, name in ROWS:
+        plain, drawn = (number({"value": scores[method][name]["value"]}) for method in boards)
         if name.endswith(SPREAD):
             rows.append((words, "none", drawn, ""))
             continue
-        rows.append((words, plain, drawn, _verdict(difference[name], more=more)))
+        rows.append((words, plain, drawn, _verdict(name, difference[name])))
     findings = [
         "AUROC: how well a measure ranks wrong pixels, and pixels of objects of no trained class, first.",
         "Better, worse: the 95 % interval of the difference over scenes leaves out 0.",
@@ -137,13 +139,9 @@ def _demonstration(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, 
     return Demonstration(title, columns, tuple(rows), tuple(findings), scores, str(folder), str(sheet))
 
 
-def _number(entry: Mapping[str, Any]) -> str:
-    return "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
-
-
-def _verdict(gain: Mapping[str, Any], *, more: bool) -> str:
+def _verdict(score: str, gain: Mapping[str, Any]) -> str:
     if gain["value"] is None or gain["low"] is None:
         return ""
     if gain["low"] <= 0 <= gain["high"]:
         return "no different"
-    return "better" if (gain["value"] > 0) == more else "worse"
+    return "better" if (gain["value"] < 0) == lower_is_better(score) else "worse"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -286,6 +286,6 @@ def _finish(
     lines = run.entries()
     for source in sources:
         error = failed.get(source.id)
-        status = "failed" if error else "done"
+        status: Literal["failed", "done"] = "failed" if error else "done"
         if lines.get(source.id, {}).get("status") != status:
-            run.add(Entry(id=source.id, source=str(source.path), status="failed" if error else "done", error=error))
+            run.add(Entry(id=source.id, source=str(source.path), status=status, error=error))

@@ -139,20 +139,20 @@ def default_card(uri: str) -> Card:
     (32, 'sigmoid')
     """
     parsed = parse_uri(uri)
-    usual = parsed.scheme in ("smp", "smp-dir", "torchvision")
+    usual = parsed.scheme in ("smp", "smp-dir", "torchvision", "hf")
     bands = parsed.arguments.get(IN_CHANNELS, 3) if parsed.scheme == "smp" else 3
     channels: Channels = bands if isinstance(bands, int) and bands > 0 and bands != 3 else "RGB"
     mean: tuple[float, ...] = IMAGENET_MEAN if usual and channels == "RGB" else ()
     std: tuple[float, ...] = IMAGENET_STD if mean else ()
     assumed = parsed.scheme == "py"
-    numbers = timm_numbers(parsed) if mean and parsed.scheme != "torchvision" else None
+    numbers = timm_numbers(parsed) if mean and parsed.scheme in ("smp", "smp-dir") else None
     if numbers is not None and numbers != (mean, std):
         (mean, std), assumed = numbers, True  # whoever trained it may have taken ImageNet's numbers all the same
-    stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(parsed.scheme, 1)
+    stride = {"smp": 32, "smp-dir": 32, "hf": 32, "segment": 8}.get(parsed.scheme, 1)
     spec = InputSpec(mean=mean, std=std, stride=stride, channels=channels)
     if parsed.scheme == "hf":
-        settings, assumed = hf_input(parsed)
-        spec = replace(spec, **settings)
+        settings = hf_input(parsed)
+        spec, assumed = replace(spec, **(settings or {})), settings is None
     head = parsed.head or (trained_head(parsed) if parsed.scheme in ("smp", "smp-dir") else None) or "softmax"
     return Card(name=uri, network=uri, head=head, input=spec, assumed=assumed)
 

@@ -19,20 +19,21 @@ def coco_counts(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, 
 
     mask: the pixels of a box whose corner lies at (left, top)
 
-    >>> coco_counts(np.array([[True], [True]]), 1, 0, (2, 3))
-    [2, 2, 2]
+    >>> coco_counts(np.array([[True], [True]]), 1, 0, (2, 3)), coco_counts(np.array([[False]]), 1, 0, (2, 3))
+    ([2, 2, 2], [6])
     """
     columns, rows = np.nonzero(mask.T)
-    places = (columns + left) * shape[0] + rows + top
-    if not len(places):
-        return [shape[0] * shape[1]]
-    breaks = np.flatnonzero(np.diff(places) != 1)
-    starts = places[np.append(0, breaks + 1)]
-    ends = places[np.append(breaks, len(places) - 1)] + 1
+    counts = _runs_of((columns + left) * shape[0] + rows + top, shape[0] * shape[1])
+    return counts if counts[-1] else counts[:-1]
+
+
+def _runs_of(places: NDArray[np.int64], total: int) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turn, beginning with 0. places: of 1, ascending, in `total`."""
+    starts = places[np.diff(places, prepend=-2) != 1]
+    ends = places[np.diff(places, append=total + 1) != 1] + 1
     edges = np.stack([starts, ends], axis=1).reshape(-1)
-    total = shape[0] * shape[1]
-    counts = np.diff(np.concatenate([[0], edges, [total]]))
-    return [int(count) for count in (counts if counts[-1] else counts[:-1])]
+    lengths: list[int] = np.diff(edges, prepend=0, append=total).tolist()
+    return lengths
 
 
 def coco_text(counts: Sequence[int]) -> str:
@@ -55,20 +56,16 @@ def coco_text(counts: Sequence[int]) -> str:
 def brush(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> list[int]:
     """Label Studio's brush: the bytes of a packed H W 4 picture, 255 in the mask and 0 elsewhere, row by row."""
     rows, columns = np.nonzero(mask)
-    places = (rows + top) * shape[1] + columns + left
     total = shape[0] * shape[1]
-    breaks = np.flatnonzero(np.diff(places) != 1)
-    starts, ends = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)] + 1
-    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [total]])
     parts = [f"{4 * total:032b}", f"{7:05b}", *(f"{bits - 1:04b}" for bits in BITS)]
-    for number, length in enumerate(np.diff(edges).tolist()):
-        parts += _runs(4 * length, 255 if number % 2 else 0)
+    for number, length in enumerate(_runs_of((rows + top) * shape[1] + columns + left, total)):
+        parts += _packed(4 * length, 255 if number % 2 else 0)
     text = "".join(parts)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def _runs(length: int, value: int) -> list[str]:
+def _packed(length: int, value: int) -> list[str]:
     """A run as flag, size of its length, length - 1, and value; a very long one in several."""
     found = []
     while length > 0:

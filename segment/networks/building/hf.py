@@ -24,7 +24,6 @@ WHERE = ("cache_dir", "revision", "subfolder", "token")
 """Arguments that say where files of a network are, for its image processor too."""
 INEXPRESSIBLE = ("do_binarize", "do_color_quantize", "do_grayscale", "do_offset", "offset", "rescale_offset")
 """Steps of image processors that change values in a way that no InputSpec says."""
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class UpsampledLogits(nn.Module):
@@ -66,19 +65,17 @@ def hf_network(parsed: Uri) -> nn.Module:
     return UpsampledLogits(network)
 
 
-def hf_input(parsed: Uri) -> tuple[dict[str, Any], bool]:
-    """How images become the input, as values of an InputSpec, and whether that is assumed; it asks no hub.
+def hf_input(parsed: Uri) -> dict[str, Any] | None:
+    """How images become the input, as values of an InputSpec; it asks no hub.
 
     By the image processor of the folder, or of the hub where the network has been loaded before. Its resizing is left
-    out: images keep their size. Assumed, with ImageNet's numbers, where there is none or it does what no InputSpec
-    says. Networks take strides of 32.
+    out: images keep their size. None where there is none, or it does what no InputSpec says.
 
-    >>> hf_input(Uri(scheme="hf", target="./nowhere"))[1]
+    >>> hf_input(Uri(scheme="hf", target="./nowhere")) is None
     True
     """
     steps = _processor(parsed, ask_hub=False) or _steps_in(Path(parsed.target).expanduser() / CONFIG)
-    settings = None if steps is None else _as_input(steps)
-    return {"stride": 32, **(IMAGENET if settings is None else settings)}, settings is None
+    return None if steps is None else _as_input(steps)
 
 
 def _processor(parsed: Uri, *, ask_hub: bool) -> Any:
