@@ -219,25 +219,24 @@ def write_map_png(
     measure: str,
     unit: str,
     high: float,
-    low: float = 0.0,
     absent: bool = False,
 ) -> None:
-    """A 16-bit grey PNG, pixel = round((value - low) / (high - low) * 65535), with that scale in its text chunks.
+    """A 16-bit grey PNG, pixel = round(value / high * 65535), with that scale in its text chunks.
 
     high: the measure's largest possible value, so that files compare and nothing saturates; what exceeds the scale by
     more than rounding (one step), or is not finite, is refused.
     absent: pixels may be NaN: they become 65535, which the text calls nodata, and the scale ends at 65534
-    Error: half a step, (high - low) / 131070.
+    Error: half a step, high / 131070.
     """
     steps = FULL - 1 if absent else FULL
 
     def grey(rows: slice) -> NDArray[np.uint16]:
         block = values[rows]
-        pixels = (block.astype(np.float64) - low) * (steps / (high - low))
+        pixels = block.astype(np.float64) * (steps / high)
         nothing = np.isnan(block) if absent else np.zeros(block.shape, np.bool_)
         if not ((pixels >= -1) & (pixels <= steps + 1) | nothing).all():  # NaN is neither
             raise WrongUse(
-                f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale {low}..{high}; "
+                f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale 0..{high}; "
                 "give the largest value it can take."
             )
         return np.where(nothing, FULL, np.rint(np.where(nothing, 0, pixels)).clip(0, steps)).astype(np.uint16)
@@ -245,7 +244,7 @@ def write_map_png(
     notes = {
         "measure": measure,
         "unit": unit,
-        "low": repr(float(low)),
+        "low": "0.0",
         "high": repr(float(high)),
         "formula": f"value = low + pixel / {steps} * (high - low)",
     }

@@ -18,6 +18,8 @@ from segment.experiments.regression.stack import Layers, Stack, TrainingData, ba
 
 PART = 2**18
 """Numbers of one layer that a step holds at a time: some such tables fit a core's cache."""
+LEARNING_RATE = 1e-3
+"""Adam's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,6 @@ class StackFit:
     batch: int
     l2: Tensor
     keep: Tensor | None = None
-    learning_rate: float = 1e-3
     loss_scale: float = 0.5
     leftovers: bool = False
 
@@ -45,7 +46,7 @@ class Training:
     def __init__(self, stack: Stack, fit: StackFit, generator: torch.Generator) -> None:
         self.stack, self.data, self.generator = stack, fit.data, generator
         self.sets, self.l2 = fit.sets, fit.l2[:, None]
-        self.keep, self.scale, self.rate = fit.keep, fit.loss_scale, fit.learning_rate
+        self.keep, self.scale = fit.keep, fit.loss_scale
         self.batch = min(fit.batch, fit.data.rows)
         whole = fit.data.rows // self.batch * self.batch
         self.epoch_rows = fit.data.rows if fit.leftovers else whole
@@ -55,7 +56,7 @@ class Training:
         """Optimiser, gradient and buffers for the networks that are in the stack now."""
         table = self.stack.table.requires_grad_()
         table.grad = torch.zeros_like(table)
-        self.optimizer = torch.optim.Adam([table], lr=self.rate, fused=True)
+        self.optimizer = torch.optim.Adam([table], lr=LEARNING_RATE, fused=True)
         self.passes: dict[int, list[Pass]] = {}
         if self.keep is not None:
             self.rates, rate_of = torch.unique(self.keep, return_inverse=True)

@@ -22,7 +22,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.theory.figures import draw_distances, draw_prior, draw_quantiles
-from segment.experiments.theory.networks import BATCH, HIDDEN, SET, dense_names, pixels_first, trained
+from segment.experiments.theory.networks import BATCH, HIDDEN, L2, SET, dense_names, pixels_first, trained
 from segment.experiments.theory.statistics import (
     BatchStatistics,
     Dense,
@@ -47,7 +47,7 @@ from segment.files.writing import check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class TheoryPlan:
-    """draws: T for each M; batches: each M, rising, with 32 among them; epochs, l2: of the regression networks.
+    """draws: T for each M; batches: each M, rising, with 32 among them; epochs: of the regression networks.
 
     networks: trained from different starts; the tables and figures show the first, the verdicts at M = 32 take all
     """
@@ -55,7 +55,6 @@ class TheoryPlan:
     draws: int = 4000
     batches: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     epochs: int = 600
-    l2: float = 1e-3
     networks: int = 5
 
 
@@ -78,7 +77,7 @@ def run(
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
     say(f"theory: training on {SET}")
-    networks, x, tau = trained(data, count=plan.networks, epochs=plan.epochs, l2=plan.l2, seed=seed)
+    networks, x, tau = trained(data, count=plan.networks, epochs=plan.epochs, seed=seed)
     network = networks[0]
     layers: dict[str, dict[int, BatchStatistics]] = {}
     first = pixels_first(data)
@@ -95,7 +94,7 @@ def run(
         measured = batch_statistics(other, x, populations, DrawPlan(draws=plan.draws, batch=BATCH, seed=seed))
         for population, statistics in zip(populations, measured, strict=True):
             at_batch[population.name].append(statistics)
-    dense = dense_layers(network, x, dense_names(network), pull=len(x) * tau * plan.l2)
+    dense = dense_layers(network, x, dense_names(network), pull=len(x) * tau * L2)
     papers = {layer.name: papers_prior(layer) for layer in dense}
     closest = {layer.name: closest_prior(layer) for layer in dense}
     rows = _rows(layers)
@@ -185,7 +184,7 @@ def _width(width: float) -> str:
 def _opening(plan: TheoryPlan, budget: Budget, seed: int) -> str:
     return f"""
 Budget `{budget}`, seed {seed}. Dense layers: the regression network of the paper, {" x ".join(map(str, HIDDEN))} units,
-trained on all rows of {SET} with M = {BATCH} and l2 {plan.l2:g} for {plan.epochs} epochs; the first of {plan.networks}
+trained on all rows of {SET} with M = {BATCH} and l2 {L2:g} for {plan.epochs} epochs; the first of {plan.networks}
 such networks is shown, and all are asked for the verdicts on M = {BATCH}. Convolution: the first BN
 layer of the CIFAR-10 ResNet32 on 1000 images, whose pixels share images: there an image counts as one value. For each
 M {plan.draws} mini-batches, drawn and recorded as MCBN does; numbers are medians over channels. Predicted: the central

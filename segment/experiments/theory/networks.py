@@ -16,10 +16,10 @@ from segment.experiments.regression.stack import Architecture, Stack, standardis
 from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.uci.data import read_table
 
-SET, HIDDEN, BATCH = "concrete", (50, 50), 32
+SET, HIDDEN, BATCH, L2 = "concrete", (50, 50), 32, 1e-3
 
 
-def trained(data: Path, *, count: int, epochs: int, l2: float, seed: int) -> tuple[list[nn.Sequential], Tensor, float]:
+def trained(data: Path, *, count: int, epochs: int, seed: int) -> tuple[list[nn.Sequential], Tensor, float]:
     """The paper's regression network on all rows of one set; its standardised inputs; tau, of the first's residuals."""
     table = read_table(data, SET)
     rows = torch.arange(table.rows)[None]
@@ -27,7 +27,7 @@ def trained(data: Path, *, count: int, epochs: int, l2: float, seed: int) -> tup
     generator = seeded(seed, 6)
     stack = Stack(Architecture(features=table.x.shape[1], hidden=HIDDEN), count, generator)
     fit = StackFit(
-        data=training_data, sets=torch.zeros(count, dtype=torch.long), batch=BATCH, l2=torch.full((count,), l2)
+        data=training_data, sets=torch.zeros(count, dtype=torch.long), batch=BATCH, l2=torch.full((count,), L2)
     )
     Training(stack, fit, generator).run(epochs)
     networks = [stack.network(number, statistics=training_data.x[0]) for number in range(count)]

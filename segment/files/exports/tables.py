@@ -15,7 +15,6 @@ from segment.files.exports.image import ExportedImage
 from segment.files.text_tables import csv_text
 from segment.files.writing import fresh, fresh_path, write_text
 
-SEGMENTS, IMAGES = "segments", "images"
 _SUMS = ("sha256", "mask_sha256", "beside_sha256")
 _NOT_MEASURES = (*_SUMS, "status", "error", "files", "triage", "notes", "blending", "expected")
 
