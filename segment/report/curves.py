@@ -14,6 +14,7 @@ from segment.report.best_lines import MOST, NAMED, best_lines
 from segment.report.comparison import best_entry
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
+from segment.report.tables import words
 
 
 def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -178,10 +179,7 @@ def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
     if len(ticks) < 2:
         return []
     written = []
-    for score, words, sign in (
-        ("nll", "NLL, nats a pixel", 1),
-        ("error_auroc.predictive_entropy", "error AUROC, entropy", -1),
-    ):
+    for score, unit, sign in (("nll", ", nats a pixel", 1), ("error_auroc.predictive_entropy", "", -1)):
         lines = [_line(name, kind_rows, _batch, score) for name, kind_rows in kinds.items()]
         lines, left_out = _best_lines(lines, MOST - 1, sign=sign)
         lines += _levels([row for row in rows if row.method == DETERMINISTIC], ticks, score)
@@ -189,7 +187,7 @@ def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
             lines,
             title="Quality against the mini-batch behind a draw",
             x="M, images in a mini-batch",
-            y=words,
+            y=words(score) + unit,
             logarithmic=True,
             ticks=ticks,
             note=left_out,

@@ -93,7 +93,7 @@ def sweep_section(swept: Sweep, title: str) -> str:
     """The section of one sweep: the best settings on clean images, then each corruption by severity."""
     clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=lambda row: row.nll)
     scores = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
-    columns = ("setting", "s/image", *map(heading, scores[:4]), "error AUROC ↑, entropy", "error AUROC ↑, variance")
+    columns = ("setting", "s/image", *map(heading, scores))
     shared, names = shown_names(swept.rows)
     shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
     cells = [number_column(row.result["scores"].get(score) for row in shown) for score in scores]

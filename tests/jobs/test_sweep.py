@@ -382,6 +382,7 @@ def test_a_setting_without_nll_is_the_last_of_every_list_by_nll_and_one_of_0_the
     short = ["mcbn, M=4", "mcbn, M=2", "mcbn, M=8"]
     page = sweep_section(swept, "a network")
     assert "All that draw: transform training, layers all, T=4." in page
+    assert "| error AUROC, predictive entropy ↑ | error AUROC, variance ↑ |" in page
     assert [name for _, name in sorted((page.index(name), name) for name in short)] == short
     assert [cells[0] for cells in best_rows(rows)[1]] == short
     assert [line.strip().partition(":")[0] for line in repr(swept).splitlines()[1:]] == by_nll
