@@ -28,6 +28,11 @@ def without_details(text: str) -> str:
     return _NAMES_AND_NUMBERS.sub("...", text)
 
 
+def warn(text: str) -> None:
+    """Show a warning of a command's result, as those that jobs log: on stderr, with --quiet too."""
+    logging.getLogger("segment").warning("%s", text)
+
+
 class LogHandler(logging.Handler):
     """What the jobs log, above the progress bars. most: warnings that are alike and are shown; None: all."""
 

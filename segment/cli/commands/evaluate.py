@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.log_messages import warn
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
@@ -214,7 +215,7 @@ def evaluate(
         screen.as_json({**evaluation.scores, **triaged})
     else:
         for line in evaluation.warnings:
-            screen.print_text(f"Warning: {line}")
+            warn(line)
         for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
             screen.print_text(line.replace("*", ""))
         mask_rows, uncertainty_rows = screen_tables(evaluation.scores)

@@ -11,6 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.log_messages import warn
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
@@ -205,7 +206,7 @@ def sweep(
         )
     else:
         for line in result.warnings:
-            screen.print_text(f"Warning: {line}")
+            warn(line)
         for line in sweep_sentences(result.rows):
             screen.print_text(line)
         columns, cells, ends = best_rows(result.rows)

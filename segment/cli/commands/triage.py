@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
+from segment.cli.log_messages import warn
 from segment.cli.options import GroupsTable, Json, refuse_unused
 
 
@@ -99,7 +100,7 @@ def triage(
         screen.as_json({"triage": str(output), "text": " ".join(lines), **made.as_dict()})
         return
     for line in made.warnings:
-        screen.print_text(f"Warning: {line}")
+        warn(line)
     rows = [
         [
             decision.unit,
