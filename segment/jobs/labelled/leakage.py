@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import glob
+import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from segment.errors import WrongUse, count_of, first_of
+from segment.errors import WrongUse, count_of, first_of, warn_once
 from segment.files.banks.cache import MARK
 from segment.images.contents.copied import by_ranges
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
+from segment.images.formats.kinds import IMAGE_SUFFIXES
+from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.outside_runs import images_outside_runs
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
 from segment.significance.paired import LEAST
 from segment.stores.requests import size_of_file
 
+log = logging.getLogger(__name__)
+
 _SHOWN = 5  # names in one line
+_NOT_COMPARED = (
+    "The card's `images:` gives no training images to compare with: %s Correct the path; a description has no slash."
+)
 
 
 def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
@@ -181,13 +191,17 @@ def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
 
 
 def _training_images(network: Network) -> Sequence[Source]:
-    """What the card's `images:` names where that is a folder, glob or list, and not words."""
-    if network.card.images is None:
+    """What the card's `images:` names where that is a folder, glob or list, and not words; a wrong one is warned of."""
+    text = network.card.images
+    if text is None:
         return ()
     try:
-        return images_outside_runs(network.card.images, warn=False)
-    except WrongUse:  # words, as in "CamVid street scenes"
-        return ()
+        return images_outside_runs(text, warn=False)
+    except WrongUse as error:
+        suffix = Path(text).suffix.lower()
+        if "/" in text or os.sep in text or glob.has_magic(text) or suffix in IMAGE_SUFFIXES or suffix in LIST_SUFFIXES:
+            warn_once(log, _NOT_COMPARED, error)
+        return ()  # words, as in "CamVid street scenes"
 
 
 def _size(path: Path) -> int | None:
