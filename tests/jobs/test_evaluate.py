@@ -331,6 +331,12 @@ def test_several_banks_give_their_mean_and_their_spread(
     assert nll.differences[next(iter(nll.differences))]["bank_sd"] > 0
 
 
+def test_a_bank_that_is_given_twice_is_refused(network: Network, bank: Bank, data: Labels, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="Two of the banks hold the same draws"):
+        evaluate(network, data, tmp_path / "run", banks=[bank, replace(bank)], plan=EvaluatePlan(methods=QUICK))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_best_method_goes_by_the_direction_of_each_score_and_is_paired_over_images() -> None:
     rng = np.random.default_rng(0)
     plan = ScorePlan(classes=("a", "b"), measures=("predictive_entropy",))
