@@ -21,6 +21,8 @@ def _open_streams() -> None:
 def main() -> None:
     """The `segment` command."""
     _open_streams()
-    from segment.cli.app import run
-
+    try:
+        from segment.cli.app import run
+    except KeyboardInterrupt:  # pressed before there is anything that could say so
+        sys.exit(130)
     run()

@@ -211,9 +211,9 @@ def _termination_as_interrupt() -> Iterator[list[int]]:
 
 
 def _exit_code() -> int:
-    _load_commands()
     screen.set_quiet(quiet=False)
     try:
+        _load_commands()
         code = app(standalone_mode=False)
     except SegmentError as refusal:
         return _refuse(str(refusal), refusal.exit_code)

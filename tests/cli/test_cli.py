@@ -615,6 +615,28 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     assert busy < 0.7, "processor seconds, so that other work on the machine does not count"
 
 
+PRESSED = """
+import sys
+
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed())
+from segment.cli import main
+main()
+"""
+"""As if somebody pressed Ctrl-C while a module is imported."""
+
+
+@pytest.mark.parametrize("module", ["segment.cli.app", "segment.cli.commands.predict"])
+def test_ctrl_c_at_the_start_ends_without_a_traceback(module: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", PRESSED, module], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_misuse_and_a_closed_pipe_end_a_real_process_quietly(tmp_path: Path) -> None:
     wrong = subprocess.run(
         [sys.executable, "-m", "segment", "predict", "scenes", "--draws", "x"],
