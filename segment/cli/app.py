@@ -287,7 +287,8 @@ def end_with_failures(
         reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
     if (left := len(by_reason) - REASONS) > 0:
         reasons.append(f"{count_of(left, 'other reason')}.")
-    screen.refuse(f"{images} failed, named in {paths}; the others are done. {' '.join(reasons)}")
+    others = "" if len(failed) == total else "; the others are done"
+    screen.refuse(f"{images} failed, named in {paths}{others}. {' '.join(reasons)}")
     raise typer.Exit(1)
 
 

@@ -20,6 +20,10 @@ def device_named(name: str) -> torch.device:
     """
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        raise WrongUse(f"A device is auto, cpu, cuda or cuda:N, not {name!r}. 'auto' takes {auto} here.") from None
+    try:
         return torch.empty(0, device=auto if name == "auto" else name).device
     except (RuntimeError, AssertionError) as error:
         why = one_line(error, 160).rstrip(".")

@@ -265,7 +265,10 @@ def test_image_files_for_a_network_of_four_channels_are_refused_by_every_command
 
 
 def test_images_without_label_maps_are_refused_with_the_option_that_names_them() -> None:
-    for given, wanted in (((), "Give --labels, a folder of label maps"), (("--labels", "nobody"), "'nobody'")):
+    for given, wanted in (
+        ((), "Give --labels (of validation images --validation-labels), a folder"),
+        (("--labels", "nobody"), "'nobody'"),
+    ):
         Path("nobody").mkdir(exist_ok=True)
         write_png(Path("nobody/x.png"), np.zeros((32, 48), np.uint8))
         options = ("--images", "images", *given, "--trust", *METHODS, "-o", "none")

@@ -193,6 +193,14 @@ def test_failures_name_the_file_that_lists_them(
     assert re.search(said, " ".join(capsys.readouterr().err.split()))
 
 
+@pytest.mark.parametrize(("total", "others"), [(2, ""), (3, "; the others are done")])
+def test_others_are_done_where_there_are_others(total: int, others: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        end_with_failures({"a": "It is dark.", "b": "Torn."}, Path("out"), total=total)
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"2 of {total} images failed, named in out/manifest.jsonl{others}. a: It is dark." in message
+
+
 @pytest.mark.parametrize(("verbose", "shown"), [(False, ALIKE), (True, 30)])
 def test_warnings_that_say_the_same_of_many_images_are_shown_a_few_times(
     pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, verbose: bool, shown: int

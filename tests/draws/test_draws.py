@@ -309,8 +309,18 @@ def test_a_bank_is_written_as_safetensors_only(tmp_path: Path, toy: Toy) -> None
 
 
 def test_a_bank_that_is_not_there_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(BankRefused, match=r"No bank at .*segment fit"):
+    with pytest.raises(BankRefused, match=r"No bank at .*segment fit .*-o none.safetensors"):
         load_bank(tmp_path / "none.safetensors")
+    with pytest.raises(BankRefused, match=r"No bank at .*segment fit .*-o bank.safetensors"):
+        load_bank("scenes")
+
+
+def test_a_folder_and_a_card_that_are_given_as_a_bank_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(BankRefused, match="is a folder"):
+        load_bank(tmp_path)
+    (tmp_path / "card.yaml").write_text("network: smp:Unet\n")
+    with pytest.raises(BankRefused, match=r"perhaps a model card\?.*`segment distill` takes the bank before the model"):
+        load_bank(tmp_path / "card.yaml")
 
 
 def written(tmp_path: Path) -> Path:

@@ -371,6 +371,8 @@ def test_a_device_that_is_not_there_is_refused_in_the_same_words_everywhere() ->
     with pytest.raises(WrongUse) as refused:
         load_network("scenes", device="cuda:99")
     assert {*refusals, str(refused.value)} == {refusals[0]}
+    with pytest.raises(WrongUse, match=r"A device is auto, cpu, cuda or cuda:N, not 'gpu'\. 'auto' takes \w+ here\."):
+        load_network("scenes", device="gpu")
 
 
 # --- fitting ---

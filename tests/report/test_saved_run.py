@@ -167,6 +167,8 @@ def test_an_evaluation_gives_its_scores_and_rows(network: Network, bank: segment
 def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(WrongUse, match="holds no run"):
         segment.load_run(tmp_path)
+    with pytest.raises(WrongUse, match=r"nope.json' is not there"):
+        segment.load_run(tmp_path / "nope.json")
     with pytest.raises(WrongUse, match="give the folder that holds it"):
         segment.load_run(folder / "run.json")
     (tmp_path / "run.json").write_text("{")

@@ -25,6 +25,7 @@ from segment.stores.requests import is_there
 from segment.stores.urls import url_of
 
 FORMAT, VERSION = "segment-bank", 2
+_USUAL = "bank.safetensors"  # a name in messages
 PLACES, TRAINED, DRAWN = "probe.places", "probe.trained", "probe.drawn"
 """Tensors of the probe; a layer's end in .mean or .var."""
 
@@ -144,8 +145,16 @@ def _in_one_order(data: bytes) -> bytes:
 def load_bank(path: str | Path) -> Bank:
     """Read a bank back. Errors: BankRefused where the file is missing, damaged or no bank."""
     path = Path(path)
+    if path.is_dir():
+        raise BankRefused(f"{str(path)!r} is a folder. A bank is a file that `segment fit` wrote, as {path / _USUAL}.")
     if not is_there(path):
-        raise BankRefused(f"No bank at {url_of(path)!r}. Record one: segment fit MODEL --images SRC -o {path.name}")
+        name = path.name if path.suffix == ".safetensors" else _USUAL
+        raise BankRefused(f"No bank at {url_of(path)!r}. Record one: segment fit MODEL --images SRC -o {name}")
+    if path.suffix in (".yaml", ".yml"):
+        raise BankRefused(
+            f"{url_of(path)!r} is no bank: perhaps a model card? `segment fit` records a bank (.safetensors); `segment "
+            "distill` takes the bank before the model."
+        )
     try:
         with here(path) as copy, safe_open(copy, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -57,7 +57,10 @@ class Labels:
                     "Several annotators are scored for heads with one label a pixel; this one is multi-label."
                 )
             if self.labels is None:
-                raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
+                raise WrongUse(
+                    "A multi-label head needs --labels (of validation images --validation-labels): a folder with one "
+                    "folder of label maps a label."
+                )
             sources = multilabels(self.images, self.labels, network.class_names, self.listing)
         else:
             sources = labelled(self.images, self.labels, self.suffix, self.listing)

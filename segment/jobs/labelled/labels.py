@@ -97,8 +97,8 @@ def labelled(
             raise WrongUse(f"{none} annotations in {str(labels)!r}.")
         if labels is None:
             raise WrongUse(
-                f"{none} a label map. Give --labels, a folder of label maps with the images' names; or --images a text "
-                "list with image and label a line."
+                f"{none} a label map. Give --labels (of validation images --validation-labels), a folder of label maps "
+                "with the images' names; or as images a text list with image and label a line."
             )
         raise WrongUse(
             f"{none} a label map in {str(labels)!r}. A label map has its image's name, "

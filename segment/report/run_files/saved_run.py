@@ -275,6 +275,8 @@ def load_run(folder: str | Path) -> SavedRun:
     named = Path(folder)
     folder = folder_here(named, whole=True)
     record = _json(folder / RECORD)
+    if not os.path.lexists(folder):
+        raise WrongUse(f"{in_text(named)!r} is not there.")
     if record is None:
         hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
         raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
