@@ -22,6 +22,7 @@ import typer
 from segment.cli import event_log, screen
 from segment.cli.log_messages import set_up, without_details
 from segment.cli.panels import MANY, in_panel
+from segment.cli.parser_errors import parser_error_message
 from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line, ran_out_of_memory
 from segment.stores.urls import url_of
 from segment.version import __version__
@@ -224,7 +225,9 @@ def _exit_code() -> int:
         return _refuse(f"{where}{error.strerror or error}. Check that it is there and may be used.", 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
-            return _report_parser_error(error)
+            if message := parser_error_message(error):
+                screen.refuse(message)
+            return 2
         if ran_out_of_memory(error):
             return _refuse(f"Out of memory: {one_line(error, 160)}. Try smaller images or batches.", 4)
         raise
@@ -234,16 +237,6 @@ def _exit_code() -> int:
 def _refuse(text: str, code: int) -> int:
     screen.refuse(text)
     return code
-
-
-def _report_parser_error(error: Any) -> int:
-    """Show the parser's error in one line; nothing for a command without arguments, whose help is on the screen."""
-    message = " ".join(error.format_message().split())
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ != "NoArgsIsHelpError":
-        hint = "" if context is None else f" See `{context.command_path} --help`."
-        screen.refuse(message.rstrip(".") + "." + hint)
-    return 2
 
 
 REASONS = 3

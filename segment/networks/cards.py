@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from segment.axes import Head, size_text
 from segment.errors import UnknownNetwork, WrongUse, near
@@ -19,7 +19,8 @@ from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
 from segment.networks.building.smp import timm_numbers, trained_head
 from segment.networks.building.uris import parse_uri
-from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
+from segment.networks.card_errors import card_error_message
+from segment.networks.card_file import CardFile
 from segment.safe_yaml import read_yaml
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -121,7 +122,7 @@ def read_card(card: str | Path) -> Card:
     try:
         return _card_of(CardFile.model_validate(contents), path)
     except ValidationError as error:
-        raise WrongUse("\n".join(_error_message(path, dict(entry)) for entry in error.errors())) from None
+        raise WrongUse("\n".join(card_error_message(path, dict(entry)) for entry in error.errors())) from None
 
 
 def card_schema() -> dict[str, Any]:
@@ -212,16 +213,6 @@ def _read_yaml(path: Path) -> Any:
         return read_yaml(path, f"Card {str(path)!r}")
     except FileNotFoundError:
         raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
-
-
-def _error_message(path: Path, entry: dict[str, Any]) -> str:
-    place: tuple[Any, ...] = entry["loc"]
-    key = ".".join(str(part) for part in place) or "the card"
-    if entry["type"] != "extra_forbidden":
-        return f"Card {str(path)!r}: {key}: {entry['msg'].removeprefix('Value error, ')}."
-    inner: dict[Any, type[BaseModel]] = {"weights": WeightsEntry, "input": InputEntry, "training": TrainingEntry}
-    known = sorted(inner.get(place[0] if len(place) > 1 else None, CardFile).model_fields)
-    return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
 
 
 def _spec_of(values: dict[str, Any], path: Path) -> InputSpec:

@@ -553,6 +553,15 @@ def test_an_option_that_may_be_repeated_is_a_list_in_a_settings_file(tmp_path: P
     assert f"No bank at {banks[0]!r}" in ended.error
 
 
+def test_an_error_in_a_value_of_a_config_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("resume: maybe\nimages: nowhere\noutput: run\n")
+    config = ("evaluate", "scenes", "--config", tmp_path / "options.yaml")
+    assert segment(*config).error.startswith(f"Error: --config {str(tmp_path / 'options.yaml')!r}: Invalid value for")
+    assert "'--resume': it is true or false." in segment(*config).error
+    given = segment(*config, "--resume", "--every", "x").error
+    assert given.startswith("Error: Invalid value for '--every': it is a whole number. See ")
+
+
 def commands() -> list[str]:
     _load_commands()
     registered = [("", command) for command in app.registered_commands]

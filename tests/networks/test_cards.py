@@ -120,18 +120,24 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
         ({"input": {"display": [1]}}, r"input: display picks from several bands, and RGB is shown as it is"),
         ({"head": "softmaks"}, r"head: .*'softmax', 'sigmoid' or 'multilabel'"),
         ({"palette": [[0, 0, 256]]}, r"palette\.0\.2: "),
+        ({"palette": [[0, 0, 0, 0]]}, r"palette\.0: it is a list of three, not \[0, 0, 0, 0\]\.$"),
         ({"palette": [[0, 0, 0]]}, r"the palette has 1 colours for 3 classes"),
         ({"palette": [[1, 2, 3], [0, 0, 0], [1, 2, 3]]}, r"two classes have the same colour in the palette"),
         ({"labels": {True: 1}}, r"labels\..*: it is a whole number, a colour '#rrggbb' or a name, not True"),
         ({"classes": ["sky", "sky", "car"]}, r"two classes have the same name"),
-        ({"classes": ["sky", True, "car"]}, r"classes\.1: "),
+        ({"classes": ["sky", True, "car"]}, r"classes\.1: it is text, not true: put it in quotes, for YAML reads yes"),
+        ({"classes": ["sky", 1, "car"]}, r"classes\.1: it is text, not 1: put it in quotes\.$"),
+        ({"classes": 3}, r"classes: it is a list, \[a, b\], not 3\.$"),
+        ({"weights": "unet.pth"}, r"weights: it is a mapping, .* not 'unet\.pth': write \{file: unet\.pth\}\.$"),
+        ({"training": {}}, r"training\.batch is missing\.$"),
+        ({"training": {"batch": 2, "transforms": ["Flip"]}}, r"transforms\.0: it is a mapping, .*, not 'Flip'"),
         ({"head": "sigmoid"}, r"a sigmoid head has two classes, \(1 - p, p\), and 3 are named"),
         ({"drop_outputs": [-1]}, r"drop_outputs\.0: "),
-        ({"void": True}, r"void: "),
+        ({"void": True}, r"void: it is a whole number, not true\.$"),
         ({"weights": {"file": "x", "sha256": "abc"}}, r"weights\.sha256: "),
         ({"training": {"batch": 0}}, r"training\.batch: "),
         ({"training": {"batch": 2, "transforms": [{"p": 1}]}}, r"training: every transform needs a name"),
-        ({"network": None}, r"network: "),
+        ({"network": None}, r"network: it is text, not empty\.$"),
     ],
 )
 def test_a_wrong_key_or_value_is_reported_with_file_and_key(
@@ -162,6 +168,7 @@ def test_a_file_that_is_no_card_is_refused_in_one_line(text: str, tmp_path: Path
     with pytest.raises(WrongUse, match=r"made\.yaml") as refused:
         read_card(written(tmp_path, text))
     assert "\n" not in str(refused.value)
+    assert "CardFile" not in str(refused.value)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
