@@ -579,7 +579,21 @@ def test_every_command_has_the_shared_options_and_a_log_of_events_where_it_has_a
         for option in ("--json", "--config", "--verbose", "--quiet"):
             assert option in ended.out, command
         assert ("--log-json" in ended.out) == ("--runner" in ended.out), command
-        assert ("--isolate" in ended.out) == ("--trust" in ended.out), command
+        for option in ("--isolate", "--prefix", "--extra-keys"):
+            assert (option in ended.out) == ("--trust" in ended.out), command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tune", "scenes", "--train", "nowhere", "--images", "nowhere", "-o", "tuned"),
+        ("select", "nowhere", "--diverse", "--model", "scenes"),
+        ("report", "nowhere", "--model", "scenes"),
+    ],
+)
+def test_commands_that_load_a_network_choose_among_the_keys_of_its_weights(command: tuple[str, ...]) -> None:
+    assert "'ema_model.'" in segment(*command, "--prefix", "ema_model.").error
+    assert "--extra-keys is refuse or ignore, not 'x'" in segment(*command, "--extra-keys", "x").error
 
 
 def test_options_on_reading_end_with_their_command_also_where_a_later_argument_is_refused() -> None:
@@ -589,7 +603,7 @@ def test_options_on_reading_end_with_their_command_also_where_a_later_argument_i
 
 
 def test_the_help_of_a_long_command_has_panels_that_name_options_there_are() -> None:
-    long, short = segment("predict", "--help").out, segment("select", "--help").out
+    long, short = segment("predict", "--help").out, segment("compare", "--help").out
     for panel in PANELS:
         assert f"─ {panel} ─" in long
         assert f"─ {panel} ─" not in short

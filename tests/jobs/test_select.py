@@ -366,7 +366,7 @@ def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> N
         (("--regions", "--ranking", "scores"), "--ranking only chooses"),
         (("--regions", "--method", "mcbn", "--model", "scenes"), "--method, --model only chooses"),
         (("--side", 32), "add --regions"),
-        (("--weights", "w.safetensors"), "--weights are those of --model"),
+        (("--weights", "w.safetensors"), "--weights would change nothing here: add --model"),
         (("--ranking", "scores", "--by", "mean.variance"), "--ranking chooses .* --by mean.variance names one"),
     ],
 )

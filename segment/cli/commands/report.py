@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import Device, Json, Trust, Weights, loaded, refuse_unused
+from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded, refuse_unused
 from segment.errors import count_of
 
 
@@ -33,6 +33,8 @@ def report(
     model: Annotated[str | None, typer.Option(help="Network of the run, for --flip-book.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Bank of the run, for --flip-book.")] = None,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
@@ -42,8 +44,9 @@ def report(
     from segment.jobs.report import report as write_report
 
     if model is None:
-        refuse_unused({"--weights": weights}, "--model")
-    network = loaded(model, weights, device, trust=trust) if model is not None else None
+        keys = None if extra_keys == "refuse" else extra_keys
+        refuse_unused({"--weights": weights, "--prefix": prefix, "--extra-keys": keys}, "--model")
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust) if model is not None else None
     with screen.progress() as shown:
         written = write_report(
             paths,

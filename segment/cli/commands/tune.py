@@ -16,12 +16,14 @@ from segment.cli.options import (
     Batches,
     Device,
     Every,
+    ExtraKeys,
     Json,
     LabelSuffix,
     Mask,
     Memory,
     Model,
     OutHere,
+    Prefix,
     Transforms,
     Trust,
     Void,
@@ -79,6 +81,8 @@ def tune(
     every: Every = 1,
     axis: Axis = 2,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
@@ -113,7 +117,7 @@ def tune(
         void=void,
         groups=None if groups is None else group_table(groups, "group"),
     )
-    network = loaded(model, weights, device, trust=trust)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     data = Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis))
     with screen.progress() as shown:
         tuning = run_tune(network, data, train, output, plan, memory=memory, progress=shown)
@@ -148,6 +152,7 @@ def tune(
     screen.print_text(f"Pareto: nothing of as few passes has a lower NLL.{refused}")
     screen.print_text(tuning.tuned.why)
     screen.print_text(f"In {tuning.folder}: tuned.md, the page, and tuned.json.")
-    setting: dict[str, object] = {"weights": weights, "tuned": tuning.folder, "output": "RUN", "trust": trust}
-    screen.print_text(f"Then: {command_line('predict', model, 'IMAGES', **setting)}")
+    loading = {"weights": weights, "prefix": prefix, "extra_keys": "" if extra_keys == "refuse" else extra_keys}
+    then = command_line("predict", model, "IMAGES", **loading, tuned=tuning.folder, output="RUN", trust=trust)
+    screen.print_text(f"Then: {then}")
     end_with_failures(tuning.failed, tuning.folder, "tuned.json")
