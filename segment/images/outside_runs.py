@@ -6,15 +6,17 @@ Must not know what a run holds besides.
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from segment.errors import WrongUse
 from segment.images.find import Source, find_images
+from segment.images.listing.on_store import above_glob
 from segment.images.listing.parts import Listing
 from segment.stores.requests import files_below
-from segment.stores.urls import is_url
+from segment.stores.urls import is_url, url_of
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,22 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None, *, w
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
+
+
+def refuse_output_in_images(source: str | Path, output: str | Path) -> None:
+    """Refuse a run in the very folder of its images: resumed, it would take its own pictures for images.
+
+    source: a folder or a glob; anything else names its images. Errors: WrongUse.
+    """
+    top, folder = Path(source), Path(output)
+    if glob.has_magic(str(source)) and not top.is_dir():
+        top = above_glob(top)
+    same = url_of(top) == url_of(folder) if is_url(top) or is_url(folder) else top.resolve() == folder.resolve()
+    if same:
+        raise WrongUse(
+            f"-o {url_of(folder)!r} is the folder of the images, among which the run's pictures would be taken for "
+            f"images. Choose another folder, as {url_of(folder / 'run')!r}, whose pictures are left out."
+        )
 
 
 def _note_masks(images: Sequence[Source], source: str | Path) -> None:

@@ -22,6 +22,7 @@ from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
+from segment.images.outside_runs import refuse_output_in_images
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
@@ -106,6 +107,7 @@ def evaluate(
     """
     plan = plan or EvaluatePlan()
     refuse_unmasked(data, validation)
+    refuse_output_in_images(data.images, folder)
     if tuned is None and TUNED in plan.methods.methods:
         raise WrongUse(f"Method {TUNED!r} is the setting that `segment tune` chose: give its folder by --tuned.")
     if len({bank_fingerprint(bank) for bank in banks}) < len(banks):

@@ -25,7 +25,7 @@ from segment.images.labels.pairs import with_known_labels, with_masks
 from segment.images.labels.series import with_slices
 from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.parts import Listing
-from segment.images.outside_runs import images_outside_runs
+from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
 from segment.images.read import few_pixels
 from segment.images.specs import Channels
 from segment.jobs.prediction.loop import PredictLoop
@@ -86,6 +86,9 @@ def predict(
     network = network_of(network, mean=mean, std=std, channels=channels)
     bank = bank_of(bank)
     plan = plan or PredictPlan()
+    for one in [source] if isinstance(source, str | Path) else source:
+        if isinstance(one, str | Path):
+            refuse_output_in_images(one, folder)
     if watch is not None:
         if masks is not None or labels is not None or not isinstance(source, str | Path):
             raise WrongUse("Only a folder is watched, and without --mask or --labels.")

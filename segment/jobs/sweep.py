@@ -21,7 +21,7 @@ from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
-from segment.images.outside_runs import images_outside_runs
+from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
 from segment.images.specs import Channels
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
@@ -96,6 +96,7 @@ def sweep(
         )
         log.warning("Passes are dealt out to %d views in turn: %s.", len(plan.methods.views), words)
     refuse_unmasked(data, validation)
+    refuse_output_in_images(data.images, folder)
     check_grid(network, train, plan.grid, data.listing)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_files import dicom
+from plain import random_bank
 
+from segment.batch_norm.network import bn_network_of
+from segment.draws.bank import Bank
 from segment.draws.image_pool import ImagePool
 from segment.errors import WrongUse
 from segment.files.writing import write_png
@@ -19,8 +22,14 @@ from segment.images.find import find_images
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.jobs.doctor import compare_passes
+from segment.jobs.evaluate import evaluate
 from segment.jobs.labelled.images import Labels
+from segment.jobs.predict import predict
+from segment.jobs.prediction.watch import WatchPlan
+from segment.jobs.sweep import sweep
+from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.inputs import input_hashes
+from segment.jobs.sweeping.states import SweepPlan
 from segment.networks.load import Network
 from segment.scenes.scene import TEST, scene
 
@@ -97,3 +106,31 @@ def test_a_run_itself_is_a_folder_of_images_and_one_of_runs_alone_is_refused(lab
     shutil.copytree(run, run.parent.parent / "runs" / "run")
     with pytest.raises(WrongUse, match="holds the pictures of runs and no other image"):
         images_outside_runs(run.parent.parent / "runs")
+
+
+def bank_of(network: Network) -> Bank:
+    return random_bank(bn_network_of(network))
+
+
+INTO: dict[str, Callable[[Network, Labels, Path], Any]] = {
+    "predict": lambda network, labels, folder: predict(network, labels.images, bank_of(network), folder),
+    "predict of a glob": lambda network, labels, folder: predict(
+        network, f"{labels.images}/*.png", bank_of(network), folder
+    ),
+    "predict --watch": lambda network, labels, folder: predict(
+        network, labels.images, bank_of(network), folder, watch=WatchPlan()
+    ),
+    "evaluate": lambda network, labels, folder: evaluate(network, labels, folder),
+    "sweep": lambda network, labels, folder: sweep(
+        network, labels, labels.images, folder, SweepPlan(grid=Grid(batches=(2,), draws=(1,)))
+    ),
+}
+
+
+@pytest.mark.parametrize("command", INTO)
+def test_no_run_is_made_in_the_very_folder_of_its_images(network: Network, labels: Labels, command: str) -> None:
+    images = Path(labels.images)
+    before = sorted(images.rglob("*"))
+    with pytest.raises(WrongUse, match=r"is the folder of the images.*images/run'"):
+        INTO[command](network, labels, images.parent / "labels" / ".." / "images")
+    assert sorted(images.rglob("*")) == before
