@@ -44,6 +44,7 @@ def _rows(
 ) -> list[list[str]]:
     digits = _digits([mean for pair in means for mean in pair])
     names = [f"{words(column)} {arrow(column)}" if column in QUALITY else words(column) for column in columns]
+    names = [name.replace(", ", ",\n") for name in names]  # the measure on a line of its own, for 80 columns
     return [
         [name, short(a, digits), short(b, digits), span, outcome]
         for name, (a, b), span, outcome in zip(names, means, last, outcomes, strict=True)

@@ -230,7 +230,9 @@ def test_the_command_shows_a_table_and_writes_a_page(runs: Path, tmp_path: Path)
     ended = invoked("compare", runs / "clean", runs / "noisy", "-o", tmp_path / "out")
     assert ended.exit_code == 0, ended.output
     assert "significant" in ended.stdout
-    assert max(map(len, ended.stdout.splitlines())) <= 80
+    table = ended.stdout.partition("noisy against clean, significant")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.count("number") == 1, "one table, with what is significant beside each number"
     assert "error AUROC, predictive entropy" in (tmp_path / "out" / "comparison.md").read_text()  # as evaluate calls it
     assert json.loads(invoked("compare", runs / "clean", runs / "clean", "--json").stdout)["significant"] == []
 
