@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from segment.stores.requests import size_of_file
 
 log = logging.getLogger(__name__)
 
+OF_FILE = "of a file that holds images a bank was recorded of ({})"
 _SHOWN = 5  # names in one line
 _NOT_COMPARED = (
     "The card's `images:` gives no training images to compare with: %s Correct the path; a description has no slash."
@@ -31,20 +32,24 @@ _NOT_COMPARED = (
 
 
 def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
-    """Ids of the sources whose file holds the same bytes as one of the others'; only files of one size are read."""
-    sizes: dict[int, list[Path]] = {}
+    """Ids of the sources that are the same image of the same bytes as one of the others.
+
+    Only files of one size are read.
+    """
+    size_of = {path: _size(path) for path in {source.path for source in (*sources, *others)}}
+    sizes: dict[int | None, list[Source]] = defaultdict(list)
     for other in others:
-        if (size := _size(other.path)) is not None:
-            sizes.setdefault(size, []).append(other.path)
-    sums: dict[int, set[str]] = {}
+        sizes[size_of[other.path]].append(other)
+    images: dict[int, set[tuple[str, int | str | None, int]]] = {}
     ids = []
     for source in sources:
-        size = _size(source.path)
+        size = size_of[source.path]
         if size is None or size not in sizes:
             continue
-        if size not in sums:
-            sums[size] = {sha256_of(path) for path in sizes[size]} - {""}  # of a file that cannot be read
-        if sha256_of(source.path) in sums[size]:
+        if size not in images:
+            images[size] = {_content(other) for other in sizes[size]}
+        content = _content(source)
+        if content[0] and content in images[size]:  # "": of a file that cannot be read
             ids.append(source.id)
     return ids
 
@@ -67,28 +72,37 @@ def copies(sources: Sequence[Source]) -> list[str]:
     return copied
 
 
-def training_images(network: Network, sources: Sequence[Source], seen: Collection[str]) -> list[str]:
-    """Ids of the sources that are training images: those that the card names, or that a bank was recorded of.
+def training_images(
+    network: Network, sources: Sequence[Source], seen: Collection[str], statistics: Sequence[Source] = ()
+) -> tuple[list[str], list[str]]:
+    """Ids of the sources that are training images, and of those of a file that holds training images besides.
+
+    A bank's marks are of files: of a file with several images they do not say which the bank was recorded of.
 
     Args:
         network: Whose card may name its training images.
         sources: The images in question.
         seen: Marks of banks' statistics images, as `banks.cache.marks_in` gives them.
+        statistics: Statistics images themselves.
 
     Returns:
-        The ids in the order of the sources.
+        Both in the order of the sources.
 
     """
-    named = set(shared(sources, _training_images(network)))
-    if seen:
-        named |= {
-            source.id for source in sources if _size(source.path) is not None and sha256_of(source.path)[:MARK] in seen
-        }
-    return [source.id for source in sources if source.id in named]
+    sure = set(shared(sources, [*_training_images(network), *statistics]))
+    marked = [
+        source
+        for source in sources
+        if seen and _size(source.path) is not None and sha256_of(source.path)[:MARK] in seen
+    ]
+    sure |= {source.id for source in marked if source.part is None}
+    return [source.id for source in sources if source.id in sure], [one.id for one in marked if one.id not in sure]
 
 
 def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[str], what: str) -> None:
     """Refuse validation images that the network was trained on: what is fitted on them is fitted to its own mistakes.
+
+    A warning names those of a file that holds training images besides.
 
     Args:
         network: Whose card may name its training images.
@@ -100,7 +114,16 @@ def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[st
         WrongUse: Some of them are training images.
 
     """
-    if trained := training_images(network, sources, seen):
+    trained, of_file = training_images(network, sources, seen)
+    if of_file:
+        log.warning(
+            "%d of %d validation images are %s: if they are among these, %s fitted on them makes new images worse.",
+            len(of_file),
+            len(sources),
+            OF_FILE.format(first_of(of_file, _SHOWN)),
+            what,
+        )
+    if trained:
         raise WrongUse(
             f"{len(trained)} of {len(sources)} validation images are training images ({first_of(trained, _SHOWN)}), on "
             f"which the network is more confident than on new ones: {what} fitted on them makes new images worse. Give "
@@ -125,8 +148,13 @@ def seen_before(
             f"{_count(twice, sources)} validation images too ({first_of(twice, _SHOWN)}): what is fitted on validation "
             "images (temperatures, thresholds, the constant uncertainty) scores too well."
         )
-    recorded = set(shared(sources, statistics)) | set(training_images(network, sources, seen))
-    if trained := [source.id for source in sources if source.id in recorded]:
+    trained, of_file = training_images(network, sources, seen, statistics)
+    if of_file:
+        lines.append(
+            f"{_count(of_file, sources)} {OF_FILE.format(first_of(of_file, _SHOWN))}: if they are among these, the "
+            "scores say nothing of new images."
+        )
+    if trained:
         lines.append(
             f"{_count(trained, sources)} training images ({first_of(trained, _SHOWN)}), which the card's `images:` or "
             "a bank names: the scores say nothing of new images."
@@ -202,6 +230,10 @@ def _training_images(network: Network) -> Sequence[Source]:
         if "/" in text or os.sep in text or glob.has_magic(text) or suffix in IMAGE_SUFFIXES or suffix in LIST_SUFFIXES:
             warn_once(log, _NOT_COMPARED, error)
         return ()  # words, as in "CamVid street scenes"
+
+
+def _content(source: Source) -> tuple[str, int | str | None, int]:
+    return sha256_of(source.path), source.part, source.axis
 
 
 def _size(path: Path) -> int | None:
