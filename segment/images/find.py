@@ -143,8 +143,10 @@ def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]
 
 
 def _parts_beside(path: Path | None, parts: Sequence[Part], listing: Listing) -> Sequence[Part]:
-    """Of each image of a file, which image of another file belongs to it: as many, or one of all."""
+    """Of each image of a file, which image of another file belongs to it: of its key or place, or one of all."""
     others = parts_in(path, listing) if path is not None and len(parts) > 1 else (None,)
+    if len(others) > 1 and all(isinstance(part, str) for part in (*parts, *others)):
+        return parts  # a key that the other file lacks is reported where it is read
     return others if len(others) == len(parts) else [None] * len(parts)
 
 

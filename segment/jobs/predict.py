@@ -21,8 +21,7 @@ from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
-from segment.images.labels.pairs import with_known_labels, with_masks
-from segment.images.labels.series import with_slices
+from segment.images.labels.pairs import with_known_labels, with_label_parts, with_masks
 from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
@@ -96,7 +95,7 @@ def predict(
             raise WrongUse(f"A watched folder's run lies here: give a folder in place of {in_text(folder)}.")
         images, source_text = tuple[Source, ...](), in_text(source)
     elif isinstance(source, str | Path):
-        images, source_text = with_slices(images_outside_runs(source, listing)), in_text(source)
+        images, source_text = with_label_parts(images_outside_runs(source, listing)), in_text(source)
     else:
         images, source_text = _listed(source, listing), f"{len(source)} images"
     if labels is not None:

@@ -161,7 +161,7 @@ def _labels(
     unseen = next((ids for each in evaluations if (ids := each.settings.get("unseen"))), run.card.get("unseen", ()))
     sources = _named(run, labels) if labels is not None else _evaluated(run, evaluations)
     by_part = {(source.path.resolve(), source.part, source.axis): source for source in sources}
-    scheme = _scheme(run, evaluations)
+    scheme = _scheme(run, evaluations, void)
 
     def label_of(id: str) -> Labels | None:
         own = run.source_of(run.entries[id])
@@ -224,7 +224,7 @@ def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
     return found
 
 
-def _scheme(run: SavedRun, evaluations: Sequence[SavedRun]) -> LabelScheme:
+def _scheme(run: SavedRun, evaluations: Sequence[SavedRun], void: int | None) -> LabelScheme:
     """What label files stand for, as the card says; a run without pictures does not keep the palette."""
     card = run.card
     colours = next((each.card["palette"] for each in (run, *evaluations) if each.card.get("palette")), ())
@@ -233,7 +233,7 @@ def _scheme(run: SavedRun, evaluations: Sequence[SavedRun]) -> LabelScheme:
     }
     palette = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
     named = run.classes if run.head == "sigmoid" else tuple(card.get("classes") or ())
-    return LabelScheme(classes=named, palette=palette, void=card.get("void"), labels=labels)
+    return LabelScheme(classes=named, palette=palette, void=void, labels=labels)
 
 
 def _draws(

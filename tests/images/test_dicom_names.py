@@ -12,8 +12,8 @@ from dicom_files import dicom
 from pydicom.uid import generate_uid
 
 from segment.errors import WrongUse
-from segment.images.find import find_images
-from segment.images.labels.annotations import matching
+from segment.images.find import Source, find_images
+from segment.images.labels.names import matching
 from segment.images.read import decode
 
 PIXELS = np.arange(80, dtype=np.uint16).reshape(8, 10)
@@ -81,4 +81,5 @@ def test_dicom_files_that_are_called_by_a_uid_are_found_with_their_whole_names(t
 
 
 def test_a_file_of_annotations_may_name_dicom_files_by_a_uid() -> None:
-    assert matching(["ct/CT.1.2.1", "ct/CT.1.2.2"], "ct/CT.1.2.2") == "ct/CT.1.2.2"
+    second = Source("ct/CT.1.2.2", Path("/set/ct/CT.1.2.2"))
+    assert matching(["ct/CT.1.2.1", "ct/CT.1.2.2"], [second]) == {second.id: "ct/CT.1.2.2"}

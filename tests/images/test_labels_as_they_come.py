@@ -18,7 +18,7 @@ from plain import Toy, calibrated, seeded
 import segment
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source, find_images
-from segment.images.labels.annotations import matching
+from segment.images.labels.names import matching
 from segment.images.labels.pairs import partners, with_labels, with_masks
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
@@ -324,7 +324,7 @@ def test_one_annotation_is_of_one_image_only(images: Path, tmp_path: Path) -> No
     assert [source.label_part for source in found] == ["set/day/a.png", "set/night/a.png"]
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "a_1_mask.png")
-    with pytest.raises(WrongUse, match=r"'a_1_mask' would belong to two images, 'a' and 'a_1'"):
+    with pytest.raises(WrongUse, match=r"1 of 2 images have no region mask .*: 'a'\."):
         with_masks((Source("a", images / "a.png"), Source("a_1", images / "b.png")), tmp_path / "masks")
     (tmp_path / "manual").mkdir()
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "manual" / "21_manual1.png")
@@ -339,10 +339,36 @@ def grey(path: Path, value: int = 0) -> Path:
     return path
 
 
+def named(id: str, path: str = "") -> Source:
+    return Source(id, Path(path or f"/work/set/{id}.png"))
+
+
 def test_an_annotation_belongs_to_no_image_of_another_folder() -> None:
-    assert matching(["day/a.jpg"], "night/a") is None
-    for name, id in (("a.jpg", "night/a"), ("night/a.jpg", "a"), ("x/night/a.jpg", "night/a"), ("a.jpg", "x/night/a")):
-        assert matching([name, "b.jpg"], id) == name
+    for name, id in (("a.jpg", "night/a"), ("set/night/a.jpg", "night/a"), ("/x/night/a.jpg", "night/a")):
+        assert matching([name], [named(id)]) == {id: name}
+    val = [named("1", "/set/images/val/1.png"), named("7", "/set/images/val/7.png")]
+    assert matching(["train/1.png", "train/7.png", "val/1.png"], val) == {"1": "val/1.png"}
+    assert matching(["/old/images/train/7.png", "/old/images/val/7.png"], val) == {"7": "/old/images/val/7.png"}
+    for others in (["day/a.jpg"], ["x/night/a.jpg", "b.jpg"], ["x/a.jpg", "y/b.jpg"]):
+        assert not matching(others, [named("night/a")]), others
+    assert not matching(["train/7.png"], val), "its folder is another"
+
+
+def test_an_annotation_belongs_to_the_image_of_its_whole_name() -> None:
+    two = [named("x", "/set/x.jpg"), named("x-2", "/set/x.png")]
+    assert matching(["x.png"], two) == {"x-2": "x.png"}
+    assert matching(["x.png", "x.jpg"], two) == {"x": "x.jpg", "x-2": "x.png"}
+    assert matching(["x-2.png"], two) == {}, "the id of x.png is no name of its"
+    assert matching(["a.jpg", "night/a.jpg"], [named("a"), named("night/a")]) == {
+        "a": "a.jpg",
+        "night/a": "night/a.jpg",
+    }
+    assert matching(["a.jpg", "a.bmp"], [named("a")]) == {}, "either could be meant"
+    colons = named("10_00_00", "/set/10:00:00.png")
+    assert matching(["10:00:00.png"], [colons]) == {"10_00_00": "10:00:00.png"}
+    assert matching(["v/000003.png"], [Source("v/000003", Path("/set/v.mp4"), part=3)]) == {"v/000003": "v/000003.png"}
+    for name in ("https://host/bucket/a.png", "data/upload/1/a.png", "data/upload/1/3f2a9c1d-a.jpg"):
+        assert matching([name], [named("a")]) == {"a": name}
 
 
 def test_images_of_one_name_but_for_the_suffix_have_the_label_maps_of_their_whole_names(tmp_path: Path) -> None:

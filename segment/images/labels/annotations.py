@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 from xml.etree import ElementTree
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, one_line
 from segment.images.contents.copied import image_here
 from segment.images.contents.states import FileState, state_in
-from segment.images.formats.kinds import without_suffix
+from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
 from segment.images.labels.shapes import Shape, Size, ellipse, rotated
 from segment.images.limits import check_is_file
 
@@ -47,12 +47,14 @@ class Annotation:
     """The shapes of one image. name: its file, as the tool wrote it; size: None where the file does not say.
 
     categories: name -> id of all that the file has shapes of, or might have; COCO says them, else those of `shapes`
+    boxes: how many of its objects have no shape
     """
 
     name: str
     size: Size | None
     shapes: tuple[Shape, ...]
     categories: Mapping[str, int | None] = field(default_factory=dict)
+    boxes: int = 0
 
 
 def annotations_in(path: Path) -> Mapping[str, Annotation]:
@@ -118,26 +120,30 @@ def _of_json(content: Any) -> list[Annotation]:
     if isinstance(content, dict) and "shapes" in content:
         return [_labelme(content)]
     if isinstance(content, list):
-        return [_label_studio(task) for task in content]
+        return [made for task in content if (made := _label_studio(task)) is not None]
     if isinstance(content, dict) and "annotations" in content:
-        return [_label_studio(content)]
+        return [made] if (made := _label_studio(content)) is not None else []
     raise ValueError("it has neither images and annotations, nor shapes, nor a list of tasks")
 
 
 def _coco(content: Mapping[str, Any]) -> list[Annotation]:
     names = {int(category["id"]): str(category["name"]) for category in content.get("categories", [])}
+    of_name = Counter(names.values())
     shapes: dict[int, list[Shape]] = defaultdict(list)
+    boxes = Counter[int]()
     for entry in content["annotations"]:
-        segmentation, category = entry.get("segmentation"), int(entry["category_id"])
+        segmentation, category, image_id = entry.get("segmentation"), int(entry["category_id"]), int(entry["image_id"])
         if not segmentation:
+            boxes[image_id] += 1
             continue
-        kind = "rle" if isinstance(segmentation, dict) else "polygons"
-        shapes[int(entry["image_id"])].append(Shape(names.get(category, str(category)), category, kind, segmentation))
+        name, kind = names.get(category, str(category)), "rle" if isinstance(segmentation, dict) else "polygons"
+        number = None if of_name[name] > 1 else category  # a name of several categories has no id of its own
+        shapes[image_id].append(Shape(name, number, kind, segmentation))
     used = {shape.name: shape.category for of_image in shapes.values() for shape in of_image}
-    categories = {name: id for id, name in names.items()} | used
+    categories = {name: None if of_name[name] > 1 else id for id, name in names.items()} | used
     return [
-        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[int(image["id"])]), categories)
-        for image in content["images"]
+        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[id]), categories, boxes[id])
+        for id, image in ((int(image["id"]), image) for image in content["images"])
     ]
 
 
@@ -160,10 +166,9 @@ def _labelme(content: Mapping[str, Any]) -> Annotation:
     return Annotation(PurePosixPath(str(content["imagePath"]).replace("\\", "/")).name, size, shapes)
 
 
-def _label_studio(task: Mapping[str, Any]) -> Annotation:
-    address = urlparse(str(next(value for value in task["data"].values() if isinstance(value, str))))
-    local = parse_qs(address.query).get("d")
-    name = unquote(local[0] if local else address.path).lstrip("/")
+def _label_studio(task: Mapping[str, Any]) -> Annotation | None:
+    """The image's annotation; None where nobody has finished one."""
+    name = _label_studio_name(task["data"])
     shapes: list[Shape] = []
     size: Size | None = None
     if "annotations" not in task and "predictions" in task:  # what `--format labelstudio` writes
@@ -172,7 +177,9 @@ def _label_studio(task: Mapping[str, Any]) -> Annotation:
             "and export the annotated ones: as JSON, brush labels as PNG masks."
         )
     done = [made for made in task["annotations"] if not made.get("was_cancelled")]
-    for result in done[0]["result"] if done else ():
+    if not done:
+        return None
+    for result in next((made for made in done if made.get("ground_truth")), done[0])["result"]:
         value = result["value"]
         if "original_width" not in result:
             continue  # a relation, or a choice for the whole image
@@ -191,6 +198,24 @@ def _label_studio(task: Mapping[str, Any]) -> Annotation:
         flat = [part for x, y in points for part in (x / 100 * size[1], y / 100 * size[0])]
         shapes.append(Shape(str(label), None, "polygons", [flat]))
     return Annotation(name, size, tuple(shapes))
+
+
+def _label_studio_name(data: Mapping[str, Any]) -> str:
+    """The image's path: the column `image`, else the first that names an image file, else the first text.
+
+    >>> _label_studio_name({"city": "Berlin", "photo": "/data/local-files/?d=set/a.png"})
+    'set/a.png'
+    """
+    names = {key: _path_in(value) for key, value in data.items() if isinstance(value, str)}
+    images = (name for name in names.values() if suffix_of(name) in IMAGE_SUFFIXES)
+    return names.get("image") or next(images, None) or next(iter(names.values()))
+
+
+def _path_in(text: str) -> str:
+    address = urlparse(text)
+    local = parse_qs(address.query).get("d")
+    store = f"{address.scheme}://{address.netloc}/" if address.netloc else ""
+    return unquote(local[0]).lstrip("/") if local else store + unquote(address.path).lstrip("/")
 
 
 def _cvat(root: ElementTree.Element) -> list[Annotation]:
@@ -252,29 +277,3 @@ def _box(x: float, y: float, right: float, bottom: float) -> list[float]:
 
 def _size_of(image: Mapping[str, Any]) -> Size | None:
     return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
-
-
-def matching(names: Sequence[str], id: str) -> str | None:
-    """The annotated file that an image's id stands for: the same path without suffix, or one is the end of the other.
-
-    Label Studio puts eight letters and a dash before the names of uploads, which have no folders of the images.
-
-    >>> matching(["day/a.jpg", "3f2a9c1d-b.png"], "day/a"), matching(["3f2a9c1d-b.png"], "x/b")
-    ('day/a.jpg', '3f2a9c1d-b.png')
-    >>> matching(["set/day/a.jpg", "set/night/a.jpg"], "day/a"), matching(["a.jpg"], "day/a")
-    ('set/day/a.jpg', 'a.jpg')
-    >>> matching(["day/a.jpg"], "night/a")
-    """
-    stems = {name: without_suffix(PurePosixPath(name.replace("\\", "/"))) for name in names}
-    last = PurePosixPath(id).name
-    rules: tuple[Callable[[PurePath], bool], ...] = (
-        lambda stem: stem.as_posix() == id,
-        lambda stem: stem.as_posix().endswith(f"/{id}"),
-        lambda stem: id.endswith(f"/{stem.as_posix()}"),
-        lambda stem: len(stem.name) > 9 and stem.name[8] == "-" and stem.name[9:] == last,
-    )
-    for fits in rules:
-        found = [name for name, stem in stems.items() if fits(stem)]
-        if len(found) == 1:
-            return found[0]
-    return None

@@ -8,13 +8,24 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from segment.errors import WrongUse, first_of
+from segment.errors import ImageUnreadable, WrongUse, first_of
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
-from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
+from segment.images.formats.arrays import LABEL_KEYS
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in
+from segment.images.labels.names import (
+    by_name,
+    matching,
+    original_id,
+    refuse_several,
+    refuse_shared,
+    split,
+    unclear,
+)
 from segment.images.labels.series import volumes_of_series, with_slices
 from segment.images.listing.ids import folded, safe
 from segment.images.listing.parts import Listing
@@ -38,29 +49,20 @@ def with_labels(
     path = Path(labels)
     on_store = is_url(path)
     if path.suffix.lower() in ANNOTATION_SUFFIXES and (is_file_there(path) if on_store else path.is_file()):
-        names = list(annotations_in(path))
-        found = {source.id: matching(names, source.id) for source in sources}
-        _refuse_shared({id: name for id, name in found.items() if name is not None}, str(labels))
-        return tuple(
-            replace(source, label=None if found[source.id] is None else path, label_part=found[source.id])
-            for source in sources
-        )
+        return _annotated(sources, path)
     below = files_below(path) if on_store else path.rglob("*.json") if path.is_dir() else ()
     if drawn := sorted(file for file in below if file.suffix == ".json"):
-        by_id = {file.relative_to(path).with_suffix("").as_posix(): file for file in drawn}
-        if any(source.id in by_id for source in sources):
-            _refuse_two_kinds([source for source in sources if source.id not in by_id], len(sources), labels, listing)
-            return tuple(replace(source, label=by_id.get(source.id), label_part=None) for source in sources)
-    maps_found = find_images(labels, listing or Listing())
+        by_id = {safe(file.relative_to(path).as_posix()): file for file in drawn}
+        if files := _of_labelme(sources, by_id, str(labels)):
+            _refuse_two_kinds([source for source in sources if source.id not in files], len(sources), labels, listing)
+            return tuple(replace(source, label=files.get(source.id), label_part=None) for source in sources)
+    maps_found = _maps_in(labels, listing)
     listed = {_place(source): source for source in maps_found if source.label is not None}  # ids may have another root
-    maps = {
-        **partners([source.id for source in sources], maps_found, suffix),
-        **_of_alike([source for source in sources if _place(source) not in listed], maps_found, suffix, str(labels)),
-    }
-    _refuse_shared({id: label.id for id, label in maps.items() if label is not None}, str(labels))
+    others = [source for source in sources if _place(source) not in listed]
+    maps = _of_same_names(others, maps_found, suffix, str(labels))
     labelled = [_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources]
     volumes = volumes_of_series(sources, maps_found, suffix)
-    return with_slices(
+    return with_label_parts(
         [
             replace(source, label=volumes[source.id], label_part=None)
             if source.id in volumes and source.label in (None, volumes[source.id])
@@ -68,6 +70,25 @@ def with_labels(
             for source in labelled
         ]
     )
+
+
+def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources, each with its part of the label file that a list names: a volume's slice, or the annotated name.
+
+    One that the file has nothing of keeps no label.
+    Errors: WrongUse where two images would have the same labels.
+    """
+    sources, of_file = with_slices(sources), defaultdict[Path, list[Source]](list)
+    for source in sources:
+        path = source.label if source.label_part is None else None
+        if path is not None and path.suffix.lower() in ANNOTATION_SUFFIXES:
+            of_file[path].append(source)
+    found: dict[str, Source] = {}
+    for path, rows in of_file.items():
+        if len(rows) > 1:  # the file of one image, as LabelMe's, is whatever it says read for that
+            with suppress(ImageUnreadable):  # reported where it is read
+                found |= {source.id: source for source in _annotated(rows, path)}
+    return tuple(found.get(source.id, source) for source in sources)
 
 
 def with_known_labels(
@@ -101,40 +122,19 @@ def with_annotators(
 def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
     """The sources with their region masks: files of their names, or of their names and more ("21_training_mask").
 
-    One mask file of one image is that of every image. Errors: WrongUse where an image has none, or two have the same.
+    One mask file of one image is that of every image. Errors: WrongUse where an image has none, or several.
     """
-    found = find_images(masks, listing or Listing())
+    found = _maps_in(masks, listing)
     if len(found) == 1 and found[0].path == Path(masks):
         return tuple(replace(source, mask=found[0].path, mask_part=None) for source in sources)
-    of = {_split(mask): mask for mask in found}
-    chosen: dict[str, Source] = {}
-    for source in sources:
-        name, part = _split(source)
-        longer = [mask for (other, of_part), mask in of.items() if of_part == part and other.startswith(f"{name}_")]
-        if (name, part) in of:
-            chosen[source.id] = of[name, part]
-        elif len(longer) == 1:
-            chosen[source.id] = longer[0]
-    chosen |= {id: mask for id, mask in _of_alike(sources, found, "", str(masks)).items() if mask is not None}
+    chosen = {id: mask for id, mask in _of_alike(sources, found, "", str(masks)).items() if mask is not None}
+    chosen |= _of_longer_names([source for source in sources if source.id not in chosen], found, str(masks))
     if missing := [source.id for source in sources if source.id not in chosen]:
         raise WrongUse(
             f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: "
             f"{first_of(map(repr, missing), _SHOWN)}. A mask has its image's name, or that and more, as a_mask for a."
         )
-    _refuse_shared({id: mask.id for id, mask in chosen.items()}, str(masks))
     return tuple(replace(source, mask=chosen[source.id].path, mask_part=chosen[source.id].part) for source in sources)
-
-
-def _refuse_shared(found: Mapping[str, str], labels: str) -> None:
-    """Errors: WrongUse where two images would have the same labels. found: id -> what belongs to it."""
-    first: dict[str, str] = {}
-    for id, name in found.items():
-        if name in first:
-            raise WrongUse(
-                f"In {labels!r}, {name!r} would belong to two images, {first[name]!r} and {id!r}. Give the labels the "
-                "names of the images, with their folders, or name both in a CSV."
-            )
-        first[name] = id
 
 
 def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> Mapping[str, Source]:
@@ -146,7 +146,7 @@ def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> M
     """
     of: dict[str, Source] = {}
     for source in found:
-        name, part = _split(source)
+        name, part = split(source)
         if suffix:
             if not name.endswith(suffix) or name == suffix:
                 continue
@@ -162,6 +162,21 @@ def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> M
     return matched
 
 
+def _of_same_names(
+    sources: Sequence[Source], found: Sequence[Source], suffix: str, labels: str
+) -> Mapping[str, Source]:
+    """The label map of each image's name. Errors: WrongUse where an image has several, or two have the same."""
+    alike = _of_alike(sources, found, suffix, labels)
+    maps = partners([source.id for source in sources if source.id not in alike], found, suffix)
+    of_name = by_name(found)
+    for id, label in maps.items():
+        name, part = original_id(label)
+        refuse_several(id, of_name[folded(name), part], labels)
+    both = {**maps, **{id: label for id, label in alike.items() if label is not None}}
+    refuse_shared({id: label.id for id, label in both.items()}, labels)
+    return both
+
+
 def _of_alike(
     sources: Sequence[Source], found: Sequence[Source], suffix: str, labels: str
 ) -> Mapping[str, Source | None]:
@@ -171,34 +186,78 @@ def _of_alike(
     """
     groups = [
         (name, alike)
-        for name, alike in _by_name(sources).items()
+        for name, alike in by_name(sources).items()
         if len({source.id for source in alike}) == len(alike) and len({source.path for source in alike}) > 1
     ]
-    of_name = _by_name(found) if groups else {}
+    of_name = by_name(found) if groups else {}
     matched: dict[str, Source | None] = {}
     for (name, part), alike in groups:
         files = of_name.get((folded(f"{name}{suffix}"), part), [])
         own = {source.id: next((f for f in files if f.path.name == source.path.name), None) for source in alike}
         if files and None in own.values():
-            raise WrongUse(
-                f"In {labels!r}, {files[0].path.name!r} could belong to {alike[0].path.name!r} or to "
-                f"{alike[1].path.name!r}: without suffix and case of letters, they have one name. Rename one, or "
-                "name each image and what belongs to it in a CSV."
-            )
+            raise unclear(files[0].path, alike, labels)
         matched |= own
     return matched
 
 
-def _by_name(sources: Sequence[Source]) -> Mapping[tuple[str, str], list[Source]]:
-    """By the id of a file before it was made unique, in one case of letters, and "/0003" of an image in it."""
-    groups: dict[tuple[str, str], list[Source]] = defaultdict(list)
+def _of_longer_names(sources: Sequence[Source], masks: Sequence[Source], root: str) -> Mapping[str, Source]:
+    """The mask of each image's name, else that of the name and more: of the longest name that the mask's begins with.
+
+    Errors: WrongUse where an image has several.
+    """
+    ids = {split(source): source.id for source in sources}
+    exact, longer = defaultdict[str, list[Source]](list), defaultdict[str, list[Source]](list)
+    for mask in masks:
+        own, part = original_id(mask)
+        name = own
+        while (name, part) not in ids and "_" in name.rpartition("/")[2]:
+            name = name.rpartition("_")[0]
+        if (name, part) in ids:
+            (exact if name == own else longer)[ids[name, part]].append(mask)
+    of_image = {**longer, **exact}
+    for id, files in of_image.items():
+        refuse_several(id, files, root)
+    return {id: files[0] for id, files in of_image.items()}
+
+
+def _of_labelme(sources: Sequence[Source], files: Mapping[str, Path], root: str) -> Mapping[str, Path]:
+    """LabelMe's file of each image's name; of images alike but for the suffix, it is of that which it names itself.
+
+    files: by the ids of what they are called. Errors: WrongUse where one names none of those.
+    """
+    owners: dict[Path, list[Source]] = defaultdict(list)
     for source in sources:
-        name, part = _split(source)
-        folder, slash, last = name.rpartition("/")
-        own = safe(source.path.name)
-        renamed = last.startswith(f"{own}-") and last.removeprefix(f"{own}-").isdecimal()
-        groups[folded(f"{folder}{slash}{own}" if renamed else name), part].append(source)
-    return groups
+        if file := files.get("".join(original_id(source))):
+            owners[file].append(source)
+    for file, alike in owners.items():
+        if len({source.path for source in alike}) > 1:
+            said = {PurePath(name).name for name in annotations_in(file)}
+            owners[file] = [source for source in alike if source.path.name in said]
+            if not owners[file]:
+                raise unclear(file, alike, root)
+    return {source.id: file for file, owned in owners.items() for source in owned}
+
+
+def _annotated(sources: Sequence[Source], path: Path) -> tuple[Source, ...]:
+    """The sources, each with its part of a file of annotations; one that this does not name has no label."""
+    found = matching(list(annotations_in(path)), sources)
+    refuse_shared(found, str(path))
+    return tuple(
+        replace(source, label=path if source.id in found else None, label_part=found.get(source.id))
+        for source in sources
+    )
+
+
+def _maps_in(root: str | Path, listing: Listing | None) -> tuple[Source, ...]:
+    """The label maps or masks of a SRC. An .npz with an array called so is one of them, whatever else it holds."""
+    found = find_images(root, listing or Listing())
+    single = {one.path for one in found if one.part in LABEL_KEYS}
+    first = {one.path: one for one in reversed(found) if one.path in single}
+    return tuple(
+        replace(one, id=split(one)[0], part=None) if one.path in single else one
+        for one in found
+        if one.path not in single or one is first[one.path]
+    )
 
 
 def _refuse_two_kinds(without: Sequence[Source], count: int, labels: str | Path, listing: Listing | None) -> None:
@@ -219,14 +278,6 @@ def _refuse_two_kinds(without: Sequence[Source], count: int, labels: str | Path,
 def _place(source: Source) -> tuple[str, int | str | None]:
     """The image itself, whatever its id."""
     return os.path.abspath(source.path), source.part  # noqa: PTH100 (Path.resolve would follow links)
-
-
-def _split(source: Source) -> tuple[str, str]:
-    """The id of a file, and "/0003" of an image in it."""
-    if source.part is None:
-        return source.id, ""
-    name, slash, part = source.id.rpartition("/")
-    return name, slash + part
 
 
 def _with_label(source: Source, label: Source | None) -> Source:

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable
+from segment.errors import ImageUnreadable, count_of
 from segment.images.bands import channels_in
 from segment.images.contents.copied import image_here
 from segment.images.find import Source
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.pictures import palette_of
-from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, drawn
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES, Annotation, annotations_in, drawn
+from segment.images.labels.names import matching
 from segment.images.labels.scheme import LabelScheme
 from segment.images.placing.alignment import check_same_place
 from segment.images.read import decode, read_plane
@@ -39,14 +40,16 @@ def read_label_ids(
 ) -> NDArray[np.int64]:  # H W
     """The ids of an image of that size (H, W). Errors: ImageUnreadable, MissingExtra.
 
-    part: which image of the file; of a file of annotations the annotated image's name
+    part: which image of the file; of a file of annotations the annotated image's name, None: that of `image`
     image: refuses a label map that lies elsewhere, by what both files say
     """
     if path.suffix.lower() in ANNOTATION_SUFFIXES:
-        images = annotations_in(path)
-        annotation = images.get(str(part)) if part is not None else next(iter(images.values()), None)
-        if annotation is None:
-            raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {part!r}.")
+        annotation = _annotation(path, part, image)
+        if annotation.boxes:
+            raise ImageUnreadable(
+                f"{str(path)!r} has {count_of(annotation.boxes, 'object')} in {annotation.name!r} without a "
+                "segmentation: a box does not say which pixels are its object's. Draw it, or remove it."
+            )
         shapes = {shape.name: shape.category for shape in annotation.shapes}
         ids, categories = scheme.of_names(shapes, str(path)), annotation.categories or shapes
         return drawn(annotation, size, ids, lambda: scheme.background(str(path), categories), str(path))
@@ -54,6 +57,18 @@ def read_label_ids(
     if image is not None and index.shape == size:
         check_same_place(image, path, part, size, "label map")
     return index
+
+
+def _annotation(path: Path, part: int | str | None, image: Source | None) -> Annotation:
+    """What a file says of an image. Errors: ImageUnreadable where it does not say which of several is meant."""
+    images = annotations_in(path)
+    if part is None and len(images) == 1:
+        return next(iter(images.values()))
+    name = matching(list(images), [image]).get(image.id) if part is None and image is not None else part
+    if name is None or str(name) not in images:
+        asked = repr(name or (image.path.name if image is not None else part))
+        raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {asked}.")
+    return images[str(name)]
 
 
 def _check_palette(path: Path, plane: NDArray[np.int64], scheme: LabelScheme) -> None:

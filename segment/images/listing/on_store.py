@@ -18,12 +18,11 @@ def rows_on_store(src: Path, kinds: Callable[[Sequence[Path]], str]) -> tuple[Pa
 
     kinds: a sentence on what there is in place of images. Errors: WrongUse without an image.
     """
-    if glob.has_magic(str(src)):
-        root, files = above_glob(src), dict.fromkeys(matching(src), "")
-    elif is_file_there(src):
+    if is_file_there(src):
         return src.parent, [ListLine(src)]
-    else:
-        root, files = src, files_below(src)
+    root, files = src, files_below(src)
+    if not files and glob.has_magic(str(src)):  # a name may hold brackets itself
+        root, files = above_glob(src), dict.fromkeys(matching(src), "")
     shown = {path: version for path, version in files.items() if not _is_hidden(path.relative_to(root))}
     images = sorted((path for path in shown if suffix_of(path) in IMAGE_SUFFIXES), key=lambda path: path.as_posix())
     if not files:

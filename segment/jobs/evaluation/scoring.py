@@ -120,7 +120,8 @@ class Scoring(Counted):
     def __call__(self, pending: Sequence[Source]) -> None:
         task = self.task
         waiting_pixels = pixel_limit(self.estimator.plan.budget, BYTES_BESIDE_PASSES + self.estimator.kept + SCORING)
-        images = read_labelled(pending, self.network, workers=self.workers, waiting_pixels=waiting_pixels)
+        void = next(iter(self.boards.values())).plan.void
+        images = read_labelled(pending, self.network, void, workers=self.workers, waiting_pixels=waiting_pixels)
         spent = Stopwatch(*self.waiting)
         try:
             with (

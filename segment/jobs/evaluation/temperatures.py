@@ -143,7 +143,7 @@ def temperatures(
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
     left_out: dict[str, str] = {}
     used, too_large = 0, 0
-    for number, item in enumerate(read_labelled(sources, network, workers=workers), start=1):
+    for number, item in enumerate(read_labelled(sources, network, plan.void, workers=workers), start=1):
         height, width = item.size
         if not item.error and planned.side_for(height, width) is not None:
             raise OutOfMemory(

@@ -24,10 +24,9 @@ from segment.estimation.failures import reason_of
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
 from segment.images.find import Source
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
-from segment.images.labels.pairs import with_labels
+from segment.images.labels.pairs import with_label_parts, with_labels
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
-from segment.images.labels.series import with_slices
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.outside_runs import images_outside_runs
@@ -36,6 +35,8 @@ from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, size_of
 from segment.networks.load import Network
 from segment.scores.plan import OUTSIDE, ScorePlan
+from segment.stores.requests import files_below
+from segment.stores.urls import is_url
 
 Pixels = NDArray[Any]
 
@@ -86,7 +87,7 @@ def labelled(
     Errors: WrongUse where no image has a label.
     """
     listing = listing or Listing()
-    sources = with_slices(images_outside_runs(images, listing))
+    sources = with_label_parts(images_outside_runs(images, listing))
     if labels is not None:
         sources = with_labels(sources, labels, suffix, listing)
     if all(source.label is None for source in sources):
@@ -94,7 +95,9 @@ def labelled(
         if suffix:
             raise WrongUse(f"{none} a label map that ends in {suffix!r} in {str(labels)!r}.")
         if labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES:
-            raise WrongUse(f"{none} annotations in {str(labels)!r}.")
+            raise WrongUse(
+                f"{none} annotations in {str(labels)!r}. A name in it is the end of its image's path, with its folders."
+            )
         if labels is None:
             raise WrongUse(
                 f"{none} a label map. Give --labels (of validation images --validation-labels), a folder of label maps "
@@ -111,16 +114,25 @@ def multilabels(
     images: str | Path, labels: str | Path, classes: Sequence[str], listing: Listing | None = None
 ) -> tuple[Source, ...]:
     """The images of a multi-label head, whose label maps lie in a folder a label: LABELS/<label>/<id>.png, 0 and 1."""
-    missing = [name for name in classes if not (Path(labels) / name).is_dir()]
+    folders = [Path(labels) / name for name in classes]
+    missing = [folder.name for folder in folders if not (files_below(folder) if is_url(folder) else folder.is_dir())]
     if missing:
         raise WrongUse(
             f"A multi-label head needs one folder of label maps (0 and 1) a label below {str(labels)!r}, named "
             f"{', '.join(classes)}; missing: {', '.join(missing)}."
         )
+    sources = images_outside_runs(images, listing)
+    of_labels = zip(*(with_labels(sources, folder, listing=listing) for folder in folders), strict=True)
+    masks = [tuple(map(_map_of_label, labelled, folders)) for labelled in of_labels]
     return tuple(
-        replace(source, label=Path(labels), masks=tuple(Path(labels) / name / f"{source.id}.png" for name in classes))
-        for source in images_outside_runs(images, listing)
+        replace(source, label=Path(labels), masks=of_source) for source, of_source in zip(sources, masks, strict=True)
     )
+
+
+def _map_of_label(labelled: Source, folder: Path) -> Path:
+    """Of one label; where there is none, what it would be called, for the message."""
+    label = labelled.label if labelled.label_part is None else None
+    return folder / f"{labelled.id}.png" if label is None else label
 
 
 def contents_of(source: Source) -> tuple[str, ...]:
@@ -137,9 +149,16 @@ def contents_of(source: Source) -> tuple[str, ...]:
 
 
 def read_labelled(
-    sources: Sequence[Source], network: Network, *, workers: int = WORKERS, waiting_pixels: int = LARGE
+    sources: Sequence[Source],
+    network: Network,
+    void: int | None = None,
+    *,
+    workers: int = WORKERS,
+    waiting_pixels: int = LARGE,
 ) -> Generator[Labelled]:
     """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `prefetch`.
+
+    void: in place of the card's
 
     Samples of a caller are read one after the other: a Dataset that augments draws from the process's generators.
     """
@@ -151,14 +170,14 @@ def read_labelled(
 
     return prefetch(
         sources,
-        partial(read_labelled_image, network=network),
+        partial(read_labelled_image, network=network, void=void),
         workers=workers,
         waiting_pixels=waiting_pixels,
         pixels=pixels,
     )
 
 
-def read_labelled_image(source: Source, network: Network) -> Labelled:
+def read_labelled_image(source: Source, network: Network, void: int | None = None) -> Labelled:
     nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
     if source.label is None:
         return Labelled(source, *nothing, error="It has no label map: no file of its name was found.")
@@ -166,7 +185,7 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
         return _sampled(source, source.sample, network)
     try:
         read = read_source(source, network.input)
-        image, scheme = read.pixels, scheme_of(network)
+        image, scheme = read.pixels, scheme_of(network, void)
         size = (image.shape[0], image.shape[1])
         if source.masks:
             labels = [scheme.ids(_stacked(source))]
@@ -203,11 +222,12 @@ def annotated(source: Source) -> list[tuple[Path, int | str | None]]:
     return found
 
 
-def scheme_of(network: Network) -> LabelScheme:
-    """What label files stand for, as the network's card says."""
+def scheme_of(network: Network, void: int | None = None) -> LabelScheme:
+    """What label files stand for, as the network's card says. void: in place of the card's."""
     card = network.card
     named = network.class_names if card.head == "sigmoid" else card.classes
-    return LabelScheme(classes=named, palette=card.palette, void=card.void, labels=card.labels)
+    void = card.void if void is None else void
+    return LabelScheme(classes=named, palette=card.palette, void=void, labels=card.labels)
 
 
 def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Network) -> Labelled:

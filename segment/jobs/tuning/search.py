@@ -105,7 +105,8 @@ class Search:
         plan = self._estimate_plan(len(usable) * method.draws if keep else 0)
         planned = Estimator(self.network, {arm.name: ReadOut(method=method, measures=PLANNED)}, plan)
         waiting_pixels = pixel_limit(plan.budget, BYTES_BESIDE_PASSES + SCORING)
-        for number, item in enumerate(read_labelled(usable, self.network, waiting_pixels=waiting_pixels), start=1):
+        images = read_labelled(usable, self.network, self.scored.void, waiting_pixels=waiting_pixels)
+        for number, item in enumerate(images, start=1):
             if item.error:
                 self._fail(item.source.id, item.error)
             else:
