@@ -27,6 +27,7 @@ def set_most_pixels(count: int | None) -> None:
     if count is not None and count < 1:
         raise WrongUse(f"--max-pixels {count}: how many pixels an image may have, from 1 up.")
     _asked = count
+    allow_pixels(None)  # before a header is read, whose size Pillow would not give
 
 
 def asked() -> int | None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -100,6 +101,14 @@ def test_pillows_limit_is_the_usual_one_and_may_be_raised(tmp_path: Path, monkey
     assert "--max-pixels N" in refusal(path)
     set_most_pixels(600)
     np.testing.assert_array_equal(read_image(path), PIXELS)
+    set_most_pixels(None)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    set_most_pixels(599)  # more than the 400 that Pillow opens
+    with (
+        warnings.catch_warnings(action="ignore"),  # of Pillow, which raises at twice as many
+        pytest.raises(ImageUnreadable, match="20x30 pixels, more than the 599 pixels that --max-pixels allows"),
+    ):
+        read_label(path)
     with pytest.raises(WrongUse, match="--max-pixels 0"):
         set_most_pixels(0)
 
