@@ -47,10 +47,10 @@ class Card:
     head: what the output channels are; never guessed from their number
     input: how an image becomes the network's input
     classes: names of the K classes, in the order of the outputs that are kept; empty: not stated
-    palette: RGB, 0..255, one a class; empty: not stated
+    palette: RGB, 0..255, one a class, no two alike; empty: not stated
     void: the label that is not scored
-    labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1; others stay;
-        also a colour ("#000000") or a shape's name
+    labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1, or {-1: 255};
+        others stay; also a colour ("#000000") or a shape's name
     unseen: labels of classes that training never saw
     drop_outputs: channels that are removed before the softmax
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
