@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +12,22 @@ from numpy.typing import NDArray
 
 from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import SegmentError, WrongUse, first_of, near
+from segment.errors import WrongUse, near
 from segment.files.banks.bank_file import bank_of
 from segment.files.reading import read_json
 from segment.files.versions import versions
 from segment.files.writing import check_writable
-from segment.images.find import Source
-from segment.images.labels.pairs import with_labels, with_masks
-from segment.images.labels.read import read_label_ids
-from segment.images.labels.scheme import LabelScheme
-from segment.images.listing.parts import Listing
-from segment.images.read import region_mask
-from segment.jobs.labelled.labels import labelled
+from segment.jobs.labelled.of_runs import labels_of_run
 from segment.jobs.mcbn import MCBN
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.html.build import ReportContents, WrittenReport, write_report
-from segment.report.html.details import Labels
 from segment.report.results import Condition, Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
 from segment.report.run_files.score_shapes import MethodScores, checked
-from segment.scores.plan import OUTSIDE
 from segment.uncertainty.class_indices import likeliest_label
-
-log = logging.getLogger(__name__)
 
 CONDITIONS = "condition_*.json"
 """Files in which a sweep keeps its rows."""
@@ -90,9 +78,10 @@ def report(
     if not (runs or scored):
         raise WrongUse(f"None of these is a run or holds scores: {', '.join(map(str, paths))}.")
     run = runs[0] if runs else replace(scored[0], entries={})  # scores alone have no pictures
-    label_of, void = _labels(run, evaluations, labels)
+    label_of, void, unlabelled = labels_of_run(run, evaluations, labels)
     warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
     warnings += [line for evaluation in evaluations if runs for line in differences(run, evaluation)]
+    warnings += unlabelled
     sources = ReportContents(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",
@@ -147,93 +136,6 @@ def _rows(condition: Path) -> list[Row]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     return read_json(path, dict[str, Any], advice="Leave it out of the report, or write it again.")
-
-
-def _labels(
-    run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
-) -> tuple[Callable[[str], Labels | None], int | None]:
-    """The label ids of an image, by the file that it was read from; the id that is not scored.
-
-    OUTSIDE where an evaluation scores nothing: beyond its region masks, and of objects of no trained class.
-    """
-    voids = [each.settings.get("void") for each in evaluations]
-    void = next((value for value in voids if value is not None), run.card.get("void"))
-    unseen = next((ids for each in evaluations if (ids := each.settings.get("unseen"))), run.card.get("unseen", ()))
-    sources = _named(run, labels) if labels is not None else _evaluated(run, evaluations)
-    by_part = {(source.path.resolve(), source.part, source.axis): source for source in sources}
-    scheme = _scheme(run, evaluations, void)
-
-    def label_of(id: str) -> Labels | None:
-        own = run.source_of(run.entries[id])
-        found = by_part.get((own.path.resolve(), own.part, own.axis))
-        if found is None or found.label is None:
-            return None
-        height, width = run[id].prediction.shape[-2:]
-        ids = read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme, image=own)
-        scored = ~np.isin(ids, unseen)
-        inside = region_mask(found, (height, width))
-        return np.where(scored if inside is None else scored & inside, ids, OUTSIDE)
-
-    return label_of, void
-
-
-def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> list[Source]:
-    """Labelled images of the evaluations, and of the run's own list."""
-    if run.head == "multilabel":
-        return []
-    source = str(run.settings.get("source", ""))
-    given = [{"images": source}] if source.endswith(".txt") else list[dict[str, Any]]()
-    given += [dict(each.settings) for each in evaluations]
-    sources: list[Source] = []
-    for settings in given:
-        images, masks, listing = settings["images"], settings.get("masks"), Listing.of_settings(settings)
-        try:
-            found = labelled(images, settings.get("labels"), settings.get("label_suffix", ""), listing)
-            sources += found if masks is None else with_masks(found, masks, listing)
-        except SegmentError as error:
-            log.info("No labels from %s: %s", images, error)
-    return sources
-
-
-def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
-    """The run's images with the label maps of a SRC, by their ids, or by their files' names where no two are alike.
-
-    Errors: WrongUse where none fits, or one fits several images by its name alone.
-    """
-    images = [run.source_of(entry) for entry in run.entries.values()]
-    by_id = with_labels(images, labels)
-    by_name = with_labels([replace(image, id=image.path.stem) for image in images], labels)
-    alike = Counter(image.path.stem for image in images)
-    taken = {(image.label, image.label_part) for image in by_id}
-    found, unclear = [], list[str]()
-    for image, first, second in zip(images, by_id, by_name, strict=True):
-        alone = alike[image.path.stem] == 1
-        if first.label is None and not alone and (second.label, second.label_part) not in taken:
-            unclear.append(image.id)
-        found.append(second if first.label is None and alone else first)
-    if unclear:
-        raise WrongUse(
-            f"A label map in {str(labels)!r} fits several images by its name: {first_of(map(repr, unclear), 4)}. Name "
-            "label maps as the run's images are, with their folders."
-        )
-    if all(image.label is None for image in found):
-        raise WrongUse(
-            f"None of the label maps in {str(labels)!r} is called like an image of the run, as "
-            f"{next(iter(run), 'none')!r} is."
-        )
-    return found
-
-
-def _scheme(run: SavedRun, evaluations: Sequence[SavedRun], void: int | None) -> LabelScheme:
-    """What label files stand for, as the card says; a run without pictures does not keep the palette."""
-    card = run.card
-    colours = next((each.card["palette"] for each in (run, *evaluations) if each.card.get("palette")), ())
-    labels = {
-        int(given) if given.lstrip("-").isdecimal() else given: id for given, id in (card.get("labels") or {}).items()
-    }
-    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
-    named = run.classes if run.head == "sigmoid" else tuple(card.get("classes") or ())
-    return LabelScheme(classes=named, palette=palette, void=void, labels=labels)
 
 
 def _draws(

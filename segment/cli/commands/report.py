@@ -60,8 +60,11 @@ def report(
         )
     if json:
         names = [str(path) for path in written.files]
-        screen.as_json({"files": names, "bytes": written.size, "images": written.images, "failed": written.failed})
+        numbers = {"bytes": written.size, "images": written.images, "failed": written.failed}
+        screen.as_json({"files": names, **numbers, "warnings": list(written.warnings)})
         return
+    for line in written.warnings:
+        screen.print_text(f"Warning: {line}")
     pages = "" if len(written.files) == 1 else f" in {len(written.files)} pages"
     failed = "" if not written.failed else f", {written.failed} failed"
     images = count_of(written.images, "image") if written.images or written.failed else "scores and no images"

@@ -5,6 +5,8 @@ Must not know how an image is predicted.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +17,14 @@ from segment.files.runs.lock import LOCK
 from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
 from segment.images import outside_runs
 from segment.images.find import Source
+from segment.images.listing.on_store import above_glob
+from segment.stores.urls import is_url
 
 RECORD = outside_runs.RECORD
 REMOVED = "removed"
 """Section of the record: ids of images that the run has had, and that are not among its images now."""
+WORKING_FOLDER = "working_folder"
+"""Key of the record: the folder that its relative paths, and the manifest's, start from."""
 STOP = "stop.watch"
 """A file that ends the watching of a folder."""
 WINDOWS = ".windows"
@@ -38,6 +44,21 @@ def removed_images(record: Mapping[str, Any]) -> frozenset[str]:
     """
     removed = record.get(REMOVED)
     return frozenset(id for id in removed if isinstance(id, str)) if isinstance(removed, list) else frozenset()
+
+
+def place_of(record: Mapping[str, Any], path: str | Path) -> Path:
+    """Where a path that a run names lies: from the run's WORKING_FOLDER, or from this one where that alone has it.
+
+    path: of a file or a folder, or a glob
+    """
+    start = record.get(WORKING_FOLDER)
+    if not isinstance(start, str) or is_url(path):
+        return Path(path)
+    is_glob = glob.has_magic(str(path)) and not os.path.lexists(Path(start, path))
+    top = above_glob(Path(path)) if is_glob else Path(path)
+    if os.path.lexists(top) and not os.path.lexists(Path(start, top)):
+        return Path(path)
+    return Path(glob.escape(start) if is_glob else start, path)
 
 
 class RunPlaces:

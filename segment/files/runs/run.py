@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from segment.files.runs.computation import PROBES, probes_of, refuse_other_compu
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
-from segment.files.runs.places import RECORD, REMOVED, RunPlaces
+from segment.files.runs.places import RECORD, REMOVED, WORKING_FOLDER, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
 from segment.images.contents.hashes import (
@@ -61,6 +62,8 @@ class Run(RunPlaces):
     ) -> None:
         super().__init__(folder, lines, record, delivery)
         self._lock = lock
+        with suppress(OSError):  # a process may outlive its folder
+            self.record[WORKING_FOLDER] = in_text(Path.cwd())
         self.add_sources(sources)  # finds out now whether the folder can be written
 
     @classmethod

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from segment.errors import ImageUnreadable
 from segment.images.contents.copied import by_ranges, image_here
@@ -14,7 +16,7 @@ from segment.images.find import Source
 from segment.images.formats.belonging import files_of
 from segment.images.limits import is_file
 from segment.stores.requests import version_of
-from segment.stores.urls import is_url
+from segment.stores.urls import is_url, url_of
 
 _KEPT_HASHES = 16 * 2**20
 """Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
@@ -63,6 +65,20 @@ def content_of(source: Source) -> tuple[str, str]:
         return "", version_of(source.path)
     version = version_of_source(source)  # first: what changes between the two is made again
     return sha256_of(source.path), version
+
+
+def refuse_changed(source: Source, line: Mapping[str, Any]) -> None:
+    """Refuse an image whose file is another than a run's, whose maps and mask do not belong to it.
+
+    line: of the manifest, which keeps what `content_of` gave; of a file that cannot be read now its reader says so
+    Errors: ImageUnreadable; FileNotFoundError and those of a store.
+    """
+    if version := line.get("version"):
+        changed = version_of_source(source) != version
+    else:
+        changed = bool(line.get("sha256")) and sha256_of(source.path) not in ("", line["sha256"])
+    if changed:
+        raise ImageUnreadable(f"{url_of(source.path)!r} has changed since the run.")
 
 
 def sha256_of_file(path: Path) -> str:

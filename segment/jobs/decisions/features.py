@@ -53,7 +53,7 @@ class BottleneckFeatures:
         return np.asarray(outputs[-1][0].flatten(1).double().mean(dim=1).cpu())
 
 
-def source_of(id: str, path: str, listing: Listing) -> Source:
+def source_of(id: str, path: str | Path, listing: Listing) -> Source:
     """The image of a run: that file, or the frame, page or slice of it that the id ends in.
 
     listing: of the run, for slices are numbered along its axis
@@ -63,5 +63,5 @@ def source_of(id: str, path: str, listing: Listing) -> Source:
     last = id.rpartition("/")[2]
     same = [source for source in found if len(found) == 1 or source.id.rpartition("/")[2] == last]
     if not same:
-        raise ImageUnreadable(f"{path!r} has {len(found)} images, and none of them is {last!r}.")
+        raise ImageUnreadable(f"{str(path)!r} has {len(found)} images, and none of them is {last!r}.")
     return same[0]

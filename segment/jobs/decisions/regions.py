@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files import png
+from segment.files.runs.places import place_of
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
+from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import few_pixels, read_source
@@ -159,7 +161,9 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            pixels = read_source(source_of(region.id, region.source, saved.listing), saved.input).pixels
+            source = source_of(region.id, place_of(saved.record, region.source), saved.listing)
+            refuse_changed(source, saved.entries.get(region.id, {}))
+            pixels = read_source(source, saved.input).pixels
             inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
             window = np.ascontiguousarray(picture_of(pixels, display)[inside])
         except UNREADABLE as error:
@@ -187,7 +191,7 @@ def _display(regions: Sequence[Region], run: SavedRun) -> Display | None:
         sources = {region.id: region.source for region in regions}
         for name, path in list(sources.items())[:DISPLAY_IMAGES]:
             with suppress(*UNREADABLE):  # its crop is reported as missing
-                yield few_pixels(source_of(name, path, run.listing), run.input)
+                yield few_pixels(source_of(name, place_of(run.record, path), run.listing), run.input)
 
     return display_of(pixels(), run.input)
 

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse, near
-from segment.files.reading import json_values, read_json
+from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.report.run_files.saved_run import SavedRun
+from segment.report.run_files.scored_files import STATE, scored_files
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.stores.copies import folder_here, here
 from segment.stores.urls import url_of
 from segment.uncertainty.measures import MEASURES
 
-PER_IMAGE, STATE = "per_image.csv", "state.npz"
+PER_IMAGE = "per_image.csv"
 CONFIDENCE = "one_minus_max"
 
 
@@ -38,7 +39,7 @@ class RunTable:
     same or a URL; None: `folder`
     method: "" for what predict wrote; methods: all that the run has
     rows: id -> column -> number; sources: id -> path; record: run.json. labelled: whether the masks were scored
-    contents: id -> SHA-256 of the image's file, where it was read whole
+    lines: of the manifest, by id
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class RunTable:
     sources: Mapping[str, str]
     labelled: bool
     record: Mapping[str, Any] = field(default_factory=dict)
-    contents: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     given: Path | None = None
 
     @property
@@ -63,8 +64,13 @@ class RunTable:
 
     @property
     def saved(self) -> SavedRun:
-        """How its images are read and shown; it knows no image."""
-        return SavedRun(self.folder, self.record, {})
+        """How its images are read and shown."""
+        return SavedRun(self.folder, self.record, self.lines)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Id -> SHA-256 of the image's file, where it was read whole."""
+        return {name: str(line["sha256"]) for name, line in self.lines.items() if line.get("sha256")}
 
     @property
     def multilabel(self) -> bool:
@@ -98,12 +104,7 @@ class RunTable:
 
     def label_files(self) -> dict[str, tuple[str, ...]]:
         """Id -> SHA-256 of the label maps (and region mask) that the image was scored by; empty where none was kept."""
-        try:
-            with np.load(self.folder / STATE, allow_pickle=False) as archive:
-                contents = json_values(str(archive["progress"]).encode())["contents"]
-            return {name: tuple(sums[1:]) for name, sums in contents.items()}  # the image's own comes first
-        except (*ARRAY_ERRORS, LookupError, TypeError, AttributeError):
-            return {}
+        return {name: sums[1:] for name, sums in scored_files(self.folder).items()}
 
     def _scored_confidences(self) -> Ints | None:
         try:
@@ -153,7 +154,6 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     record = _record(folder)
     lines = read_entries(folder / MANIFEST, removed_images(record))
     sources = {name: str(line["source"]) for name, line in lines.items()}
-    contents = {name: str(line["sha256"]) for name, line in lines.items() if line.get("sha256")}
     if (folder / PER_IMAGE).is_file():
         table = _evaluated(folder, named, method, sources, record)
         missing = [name for name, line in lines.items() if line["status"] == "done" and name not in table.rows]
@@ -162,7 +162,7 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
                 f"{url_of(named / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
                 f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
             )
-        return replace(table, contents=contents, given=named)
+        return replace(table, lines=lines, given=named)
     if "grid" in record.get("settings", {}):
         raise WrongUse(
             f"{in_text(named)!r} is a sweep, which keeps no numbers of single images: give what `segment evaluate` or "
@@ -173,7 +173,7 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
     if not any(rows.values()):
         raise WrongUse(f"{url_of(named)!r} has no numbers of images: finish the run first, with --resume.")
-    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents, given=named)
+    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, lines=lines, given=named)
 
 
 def network_in(record: Mapping[str, Any]) -> str | None:

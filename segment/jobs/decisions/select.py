@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, count_of, first_of, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
-from segment.files.runs.places import RECORD
+from segment.files.runs.places import RECORD, place_of
 from segment.files.text_tables import csv_text
+from segment.images.contents.hashes import refuse_changed
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
@@ -259,7 +260,8 @@ def _unlike(selection: Selection, top: int, run: SavedRun, network: Network | No
     of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
-            source = source_of(image[0], image[1], run.listing)
+            source = source_of(image[0], place_of(run.record, image[1]), run.listing)
+            refuse_changed(source, run.entries.get(image[0], {}))
             if of_network is not None:
                 features.append(of_network(source))
             else:

@@ -6,7 +6,6 @@ The one place that knows how much of an image fits: the stride of the kept value
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,19 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.pictures.heatmaps import ramp
-from segment.pictures.palettes import no_class_colour, palette
+from segment.pictures.palettes import Picture, no_class_colour, palette
 from segment.report.html import charts, tables, words
-from segment.report.html.details import HIDDEN, DetailShape, Labels, Sums, detail, measure_entry, measures_of, thumbnail
+from segment.report.html.details import (
+    HIDDEN,
+    DetailShape,
+    Labels,
+    Sums,
+    detail,
+    measure_entry,
+    measures_of,
+    picture_or_grey,
+    thumbnail,
+)
 from segment.report.html.page import page_name, remove_further_pages, write_page
 from segment.report.html.streams import ImageStreams
 from segment.report.results import Row
@@ -28,8 +37,6 @@ from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_maps import PREDICTION
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.stores.requests import size_of_file
-
-log = logging.getLogger(__name__)
 
 COMFORTABLE, MOST = 28.0, 56.0
 """Megabytes of a page: values are kept more coarsely to stay below the first, pages split to stay below the second."""
@@ -66,12 +73,28 @@ class ReportContents:
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The files of a report, their size in bytes, and how many images they hold."""
+    """The files of a report, their size in bytes, how many images they hold, and what a reader must know first."""
 
     files: tuple[Path, ...]
     size: int
     images: int
     failed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """An image's streams, its row, what it adds to the sums, and its picture.
+
+    unseen, unlabelled: why the picture, and why the label that it has, is not shown; "" where it is
+    """
+
+    block: ImageStreams
+    row: dict[str, Any]
+    sums: Sums
+    picture: Picture
+    unseen: str
+    unlabelled: str
 
 
 def write_report(
@@ -89,20 +112,24 @@ def write_report(
     sums, rows, blocks = Sums(), [], list[bytes]()
     failed = [(image.id, str(image.error)) for image in run.values() if image.status != "done"]
     top: dict[str, int] = {}
+    unseen, unlabelled = dict[str, str](), dict[str, str]()
     for number, image in enumerate(done):
         try:
-            block, row, own = _packed(sources, image, shape)
+            packed = _packed(sources, image, shape)
         except UNSHOWN as error:
             failed.append((image.id, error_message(error)))
             continue
-        sums.merge(own)
+        block, row = packed.block, packed.row
+        unseen |= {image.id: packed.unseen} if packed.unseen else {}
+        unlabelled |= {image.id: packed.unlabelled} if packed.unlabelled else {}
+        sums.merge(packed.sums)
         if image.id in sources.draws:
             for t, mask in enumerate(sources.draws[image.id]):
                 block.plane(f"draw {t}", mask[:: row["factor"], :: row["factor"]])
         for name, (_, _, *levels) in block.streams.items():
             if name.startswith("counts "):
                 top[name[7:]] = max(top.get(name[7:], 0), levels[0] - 1)
-        thumbs.append(thumbnail(run, image, shape))
+        thumbs.append(thumbnail(run, image, packed.picture, shape))
         rows.append({"id": image.id, "source": image.source.name, "streams": block.streams, **row})
         blocks.append(block.bytes())
         progress(number + 1, len(done))
@@ -114,7 +141,8 @@ def write_report(
         for index in numbers:
             rows[index]["page"] = page
     names = [page_name(output, page) for page in range(1, len(pages) + 1)]
-    content = _content(sources, rows, failed, shape, sums, top) | {"pages": names}
+    warnings = (*sources.warnings, *words.left_out(unseen, unlabelled, len(rows)))
+    content = _content(sources, rows, failed, shape, sums, top) | {"pages": names, "warnings": list(warnings)}
     files, total = [], 0
     for page, numbers in enumerate(pages):
         path = output.with_name(names[page])
@@ -127,7 +155,7 @@ def write_report(
         files.append(path)
         total += size_of_file(path)
     remove_further_pages(output, len(pages) + 1)
-    return WrittenReport(tuple(files), total, len(rows), len(failed))
+    return WrittenReport(tuple(files), total, len(rows), len(failed), warnings)
 
 
 def _measures(run: SavedRun, done: Sequence[SavedImage]) -> tuple[str, ...]:
@@ -138,25 +166,22 @@ def _measures(run: SavedRun, done: Sequence[SavedImage]) -> tuple[str, ...]:
     return ()
 
 
-def _packed(
-    sources: ReportContents, image: SavedImage, shape: DetailShape
-) -> tuple[ImageStreams, dict[str, Any], Sums]:
-    """The streams of one image, its row, and what it adds to the sums; nothing is added where a map does not read."""
+def _packed(sources: ReportContents, image: SavedImage, shape: DetailShape) -> _Packed:
+    """What is shown of one image; nothing is added to the sums where a map does not read."""
     if PREDICTION not in image.maps:
         raise WrongUse(
             "It has no mask, which a report shows: predict with prediction among --maps, and npz or png among --format."
         )
-    sums = Sums()
-    block, row = detail(sources.run, image, shape, _label(sources, image), sources.void, sums)
-    return block, row, sums
+    sums, (picture, unseen), (label, unlabelled) = Sums(), picture_or_grey(image), _label(sources, image)
+    block, row = detail(sources.run, image, picture, shape, label, sources.void, sums)
+    return _Packed(block, row, sums, picture, unseen, unlabelled)
 
 
-def _label(sources: ReportContents, image: SavedImage) -> Labels | None:
+def _label(sources: ReportContents, image: SavedImage) -> tuple[Labels | None, str]:
     try:
-        return sources.label_of(image.id)
+        return sources.label_of(image.id), ""
     except (SegmentError, OSError) as error:
-        log.warning("%s: its label is left out: %s", image.id, error_message(error))
-        return None
+        return None, error_message(error)
 
 
 def _shape(sources: ReportContents, done: Sequence[SavedImage], measures: Sequence[str]) -> DetailShape:
@@ -167,7 +192,7 @@ def _shape(sources: ReportContents, done: Sequence[SavedImage], measures: Sequen
         sizes = []
         for image in tried:
             with suppress(*UNSHOWN):  # it is named when its turn comes
-                sizes.append(_packed(sources, image, shape)[0].size)
+                sizes.append(_packed(sources, image, shape).block.size)
         mean = float(np.mean(sizes or [0])) + 3500
         if mean * len(done) * BASE64 / 1e6 <= COMFORTABLE:
             break
@@ -236,7 +261,6 @@ def _content(
         "labelled": sums.images,
         "images": list(rows),
         "failed": [list(pair) for pair in failed],
-        "warnings": list(sources.warnings),
         "triage": list((run.triaged or {}).get("text", [])),
         "charts": plots,
         "tables": shown,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segment.errors import SegmentError
+from segment.errors import SegmentError, error_message
 from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.overlays import uncertainty_overlay
@@ -119,14 +119,22 @@ def measures_of(run: SavedRun, image: SavedImage) -> tuple[str, ...]:
 
 
 def detail(
-    run: SavedRun, image: SavedImage, shape: DetailShape, label: Labels | None, void: int | None, sums: Sums
+    run: SavedRun,
+    image: SavedImage,
+    picture: Picture,
+    shape: DetailShape,
+    label: Labels | None,
+    void: int | None,
+    sums: Sums,
 ) -> tuple[ImageStreams, dict[str, Any]]:
-    """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
+    """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy.
+
+    picture: of the image
+    """
     block, maps = ImageStreams(), image.maps
     mask = _mask(run, maps)
     factor = -(-max(mask.shape) // LONGEST)
     coarse = (slice(None, None, factor), slice(None, None, factor))
-    picture = _picture(image)
     block.data("picture", _webp(_at_most(picture, LARGEST), shape.quality))
     block.plane("mask", mask[coarse])
     height, width = mask[coarse].shape
@@ -218,9 +226,9 @@ def _add_confidence(sums: Sums, p: NDArray[np.floating], known: NDArray[np.bool_
     sums.confidence[:, 2] += np.bincount(cell, weights=confidence, minlength=BINS)
 
 
-def thumbnail(run: SavedRun, image: SavedImage, shape: DetailShape) -> bytes:
-    """A small WebP of the source image, in greys under the colours of the first measure where it has that."""
-    small = _thumbnail(_picture(image))
+def thumbnail(run: SavedRun, image: SavedImage, picture: Picture, shape: DetailShape) -> bytes:
+    """A small WebP of the image's picture, in greys under the colours of the first measure where it has that."""
+    small = _thumbnail(picture)
     for name in shape.measures[:1]:
         if name in image.maps:
             values = _thumbnail(np.asarray(image.maps[name], np.float32))
@@ -228,12 +236,13 @@ def thumbnail(run: SavedRun, image: SavedImage, shape: DetailShape) -> bytes:
     return _webp(small, 60)
 
 
-def _picture(image: SavedImage) -> Picture:
+def picture_or_grey(image: SavedImage) -> tuple[Picture, str]:
+    """The source image; grey, and why, where it cannot be read or has changed: the page has everything else."""
     try:
-        return image.image
-    except (SegmentError, OSError, KeyError):  # the source may have moved: the page has everything else
+        return image.image, ""
+    except (SegmentError, OSError) as error:
         height, width = np.asarray(image.prediction).shape[-2:]
-        return np.full((height, width, 3), 200, np.uint8)
+        return np.full((height, width, 3), 200, np.uint8), error_message(error)
 
 
 def _at_most(picture: Picture, longest: int) -> Picture:

@@ -1,4 +1,4 @@
-"""The finding in two sentences, and a run's settings in words."""
+"""The finding in two sentences, a run's settings in words, and what a page leaves out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from segment.report.html.tables import signed_with_interval
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.tables import decimals, verdict
 from segment.significance.corrections import SIGNIFICANT
+
+REASONS = 3
+"""Of one kind, in one sentence."""
 
 
 def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None, sums: Sums) -> list[str]:
@@ -108,6 +111,26 @@ def settings(run: SavedRun) -> list[tuple[str, str]]:
             ("versions", ", ".join(f"{name} {made[name]}" for name in ("mcbn-segment", "torch") if name in made))
         )
     return pairs
+
+
+def left_out(unseen: Mapping[str, str], unlabelled: Mapping[str, str], images: int) -> list[str]:
+    """Sentences on images that are shown without their picture or their label map. unseen, unlabelled: id -> why."""
+    of = f"of {count_of(images, 'image')}"
+    return [
+        f"{len(why)} {of} {'is' if len(why) == 1 else 'are'} shown without {what}. {_reasons(why)}"
+        for what, why in (("the picture, which is grey", unseen), ("the label map", unlabelled))
+        if why
+    ]
+
+
+def _reasons(why: Mapping[str, str]) -> str:
+    """The first reasons in one line.
+
+    >>> _reasons({"a": "Gone.", "b": "Changed."}), _reasons(dict.fromkeys("abcd", "Gone."))
+    ('a: Gone. b: Changed.', 'a: Gone. b: Gone. c: Gone. 1 more.')
+    """
+    more = [f"{len(why) - REASONS} more."] if len(why) > REASONS else []
+    return " ".join([f"{id}: {reason}" for id, reason in why.items()][:REASONS] + more)
 
 
 def _percent(share: float, digits: int = 1) -> str:

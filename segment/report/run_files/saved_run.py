@@ -16,14 +16,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segment.axes import Head
-from segment.errors import WrongUse, count_of, near
+from segment.errors import ImageUnreadable, WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, removed_images
+from segment.files.runs.places import RECORD, place_of, removed_images
 from segment.files.text_tables import read_csv
 from segment.files.writing import FULL
+from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
 from segment.images.find import Source, find_images, in_text
 from segment.images.listing.parts import Listing
@@ -84,8 +85,9 @@ class SavedImage:
 
     @property
     def image(self) -> Picture:
-        """The source image, uint8 (H, W, 3)."""
+        """The source image, uint8 (H, W, 3). Errors: ImageUnreadable, also where its file has changed since the run."""
         source, spec = self.run.source_of(self.entry), self.run.input
+        refuse_changed(source, self.entry)
         few = (few_pixels(one, spec) for one in (source,))  # not read for RGB, which is shown as it is
         display = self.run.display or display_of(few, spec)
         return picture_of(read_source(source, spec).pixels, display)
@@ -162,8 +164,11 @@ class SavedRun(Mapping[str, SavedImage]):
 
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
-        alone = self._of_path[entry["source"]] == 1 and "listing" not in self.settings
-        return Source(entry["id"], Path(entry["source"])) if alone else self._parts[entry["id"]]
+        if self._of_path[entry["source"]] == 1 and "listing" not in self.settings:
+            return Source(entry["id"], place_of(self.record, entry["source"]))
+        if entry["id"] not in self._parts:
+            raise ImageUnreadable(f"{self._images_asked!r} has no image {entry['id']!r} any more.")
+        return self._parts[entry["id"]]
 
     @cached_property
     def _of_path(self) -> Counter[str]:
@@ -175,7 +180,7 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def _parts(self) -> dict[str, Source]:
-        return {source.id: source for source in find_images(self._images_asked, self.listing)}
+        return {source.id: source for source in find_images(place_of(self.record, self._images_asked), self.listing)}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
