@@ -88,7 +88,7 @@ def evaluate(
     memory: Memory = None,
     batch: Together = "1",
     workers: Workers = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the dropout masks.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the dropout masks; default: 0.")] = None,
     report: Report = None,
     title: Title = "",
     plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
@@ -119,7 +119,7 @@ def evaluate(
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluate import EvaluatePlan
     from segment.jobs.evaluate import evaluate as run_evaluate
-    from segment.jobs.evaluation.combinations import combination
+    from segment.jobs.evaluation.combinations import TUNED, combination
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
     from segment.jobs.labelled.images import Labels, validation_of
     from segment.jobs.triage.checking import outcome_rows
@@ -132,10 +132,16 @@ def evaluate(
     from segment.report.tables import ARROWS, MASK_COLUMNS, UNCERTAINTY_COLUMNS, counted, screen_tables
 
     names = listed(methods)
-    if names and not any(combination(name).augmented for name in names):
+    asked = [combination(name) for name in names if name != TUNED]
+    ways = {each.passes for each in asked}
+    if names and not any(each.augmented for each in asked):
         refuse_unused({"--views": views}, "tta to --methods")
-    if names and not any(combination(name).passes == "dropout" for name in names):
-        refuse_unused({"--insert-dropout": insert_dropout}, "dropout to --methods")
+    if names and "dropout" not in ways:
+        refuse_unused({"--insert-dropout": insert_dropout, "--seed": seed}, "dropout to --methods")
+    if names and ways.isdisjoint(("mcbn", "mean_statistics", "dropout")):
+        refuse_unused({"--draws": draws}, "mcbn or dropout to --methods")
+    if names and "ensemble" not in ways:
+        refuse_unused({"--ensemble": ensemble}, "ensemble to --methods")
     if labels is None and not annotator and validation_labels is None:
         refuse_unused({"--label-suffix": label_suffix}, "--labels")
     if not annotator:
@@ -154,7 +160,7 @@ def evaluate(
         precision=precision,
         views=MethodPlan.views if views is None else views_of(views),
         insert_dropout=insert_dropout,
-        seed=seed,
+        seed=MethodPlan.seed if seed is None else seed,
         measures=listed(measures) or SCORED,
     )
     place = place_of(runner, ray_address, actors, actor_gpus, device)

@@ -138,6 +138,8 @@ def predict(
         refuse_unused({"--tolerance": tolerance}, "--draws auto")
     if labels is None:
         refuse_unused({"--label-suffix": label_suffix}, "--labels")
+    if tile == "off" and tile_mode != "exact":
+        refuse_unused({"--tile-mode": tile_mode}, "--tile auto or N")
     if "png" not in listed(format):
         refuse_unused({"--heat-max": heat_max}, "--format png")
     on = "cpu" if engine == "openvino" and device == "auto" else device
