@@ -173,6 +173,9 @@ def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:
 
     >>> choose({"bf16": {"variance_error": 0.03, "speed": 1.9, "speed_low": 1.8, "speed_high": 2.0}})
     ('bf16', 'bf16 rounding adds 3.0 % to the variance map (under 5 %) and is 1.9x as fast')
+    >>> close = {"variance_error": 0.03, "speed": 1.1, "speed_low": 1.0, "speed_high": 1.2}
+    >>> choose({"bf16": close})[1].partition(" is ")[2]
+    '1.1x as fast, but at most 1.0x in a quarter of the pairs of passes'
     >>> choose({"bf16": {"reason": "this network does not work in bf16: RuntimeError: no kernel"}})
     ('fp32', 'this network does not work in bf16: RuntimeError: no kernel')
     >>> choose({})[0]
@@ -193,7 +196,7 @@ def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:
             continue
         reasons[name] = f"{rounding} (under {100 * LIMIT:.0f} %) and is {figures['speed']:.1f}x as fast"
         if figures["speed_low"] <= speed < figures["speed"]:
-            reasons[name] += f", but its pairs of passes range from {figures['speed_low']:.1f} on"
+            reasons[name] += f", but at most {figures['speed_low']:.1f}x in a quarter of the pairs of passes"
         if figures["speed_low"] > speed:
             best, speed = ("bf16" if name == "bf16" else "fp16"), figures["speed"]
     return best, reasons[best] if best != "fp32" else "; ".join(dict.fromkeys(reasons.values()))

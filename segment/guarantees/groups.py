@@ -56,6 +56,15 @@ def frames(ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def sequence_text(name: str) -> str:
+    """A sequence in a message: ids that are numbers alone have no name in common.
+
+    >>> sequence_text("val/0001TP"), sequence_text("")
+    ("'val/0001TP'", 'numbers alone')
+    """
+    return repr(name) if name else "numbers alone"
+
+
 def group_of(name: str, identity: str) -> str:
     """The group of an id under one of the built-in rules."""
     return folder_of(identity) if name == "folder" else sequence_of(identity)

@@ -124,7 +124,8 @@ def predict(
     taken = listing or (Listing() if watch is None else watch.listing)
     settings = plan.settings(network, bank, source_text) | taken.settings()
     settings |= {} if masks is None else {"masks": in_text(masks)}
-    same = {"draws": (None, len(bank))}
+    palette = [list(colour) for colour in network.card.palette]
+    same = {"draws": (None, len(bank)), "card.palette": (None, palette)}  # formats are named that show it or do not
     with Run.create(
         Path(folder), settings, images, resume=resume, same=same, networks=(network,), probe=bank.probe
     ) as run:

@@ -324,6 +324,11 @@ def predicting(photos: Path, bank: Path, folder: Path) -> list[object]:
         (["--maps", "variance,entropie"], 2, "entropie"),
         (["--heat", "varience"], 2, "Near: 'variance'"),
         (["--heat", "prediction"], 2, "--heat"),
+        (
+            ["--heat", "entropy"],
+            2,
+            "--heat shows a measure, not 'entropy'. Near: 'expected_entropy'. Known: ",
+        ),
         (["--heat-max", "0"], 2, "--heat-max"),
         (["--heat-max", "nan"], 2, "--heat-max"),
         (["--format", "jpg"], 2, "jpg"),

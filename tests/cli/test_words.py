@@ -55,6 +55,8 @@ def test_the_draws_of_the_whole_bank_are_the_default_on_resume_too(photos: Path,
     assert fewer.code == 2
     assert "draws is all there, 2 asked" in fewer.error
     assert "heat_max is none given there, 1.0 asked" in fewer.error
+    assert "formats is ['npz'] there, ['png'] asked" in fewer.error
+    assert "palette" not in fewer.error, "what only one of the formats shows"
     assert "None" not in fewer.error
 
 

@@ -37,7 +37,7 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
-from segment.jobs.triage.calibration import calibrate_triage
+from segment.jobs.triage.calibration import calibrate_triage, frames_warning
 from segment.jobs.triage.checking import check_triage, shift_of, shift_sentence
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.jobs.tuning.tuned import Tuned
@@ -514,6 +514,7 @@ def image_paths(data: Labels) -> list[Path]:
 
 def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:
     assert any("look like frames" in line for line in triage.warnings), "s20000, s20001, ... look like frames"
+    assert "look like frames of a sequence (numbers alone)." in frames_warning([""])
 
 
 def test_numbers_and_nesting_beyond_what_python_reads_are_refused(triage: Triage, tmp_path: Path) -> None:

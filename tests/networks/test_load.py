@@ -207,6 +207,11 @@ def test_weights_or_a_folder_in_the_place_of_a_network_are_refused_with_how_to_n
 @pytest.mark.parametrize(
     ("uri", "error", "message"),
     [
+        (
+            "smp:Unet?encodr=resnet18",
+            ModelRefused,
+            r"no argument 'encodr'\. Near: 'encoder'\. .*, encoder, enc",
+        ),
         ("smp:Unet?clases=3", ModelRefused, r"no argument 'clases'\. Near: 'classes'"),
         ("smp:Unet?encoder=tu-resnet18&foo=1", ModelRefused, r"'foo'"),
         ("smp:Unet?encoder_depth=9", ModelRefused, r"cannot be built"),

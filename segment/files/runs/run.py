@@ -250,7 +250,7 @@ def _refuse_other_settings(
     folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any], same: Mapping[str, Sequence[Any]]
 ) -> None:
     def shown(key: str, value: Any) -> str:
-        return repr(value) if value is not None else "all" if key in same else "none given"
+        return repr(value) if value is not None else "all" if key == "draws" else "none given"
 
     there, asked = _flat(there), _flat(asked)
     pairs = {key: (there.get(key), asked.get(key)) for key in {**there, **asked}}

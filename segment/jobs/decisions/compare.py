@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import frames, groups_of
+from segment.guarantees.groups import frames, groups_of, sequence_text
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
@@ -190,8 +190,9 @@ def _other_border(a: RunTable, b: RunTable) -> tuple[str, ...]:
 
 
 def _of_frames(videos: Sequence[str]) -> str:
+    names = first_of(map(sequence_text, videos))
     return (
-        f"The ids are numbered as frames of {count_of(len(videos), 'video')} are ({first_of([*map(repr, videos)])}). "
+        f"The ids are numbered as frames of {count_of(len(videos), 'video')} are ({names}). "
         "If they are frames, they are not independent: the p-values over images are then too small, and the intervals "
         "too narrow. Give --groups."
     )

@@ -83,11 +83,12 @@ class PredictPlan:
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         PassPlan(fold=self.fold, engine=self.engine)
         known = (*MEASURES, "prediction", "probability")
-        for name in (*self.maps, self.heat):
+        for name in self.maps:
             if name not in known:
                 raise WrongUse(f"No map is called {name!r}.{near(name, known)} Known: {', '.join(known)}.")
         if self.heat not in MEASURES:
-            raise WrongUse(f"--heat shows a measure, not {self.heat!r}. Known: {', '.join(MEASURES)}.")
+            hint = near(self.heat, MEASURES)
+            raise WrongUse(f"--heat shows a measure, not {self.heat!r}.{hint} Known: {', '.join(MEASURES)}.")
         object.__setattr__(self, "formats", checked(self.formats))
         if self.heat_max is not None and not 0 < self.heat_max < math.inf:
             raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")

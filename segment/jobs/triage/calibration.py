@@ -16,7 +16,7 @@ from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import frames, groups_of
+from segment.guarantees.groups import frames, groups_of, sequence_text
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.labelled.labels import label_options
@@ -164,7 +164,7 @@ def calibrate_triage(
 
 
 def frames_warning(names: Sequence[str]) -> str:
-    some = ", ".join(repr(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
+    some = ", ".join(map(sequence_text, names[:3])) + (" and more" if len(names) > 3 else "")
     sequences = "a sequence" if len(names) == 1 else f"{len(names)} sequences"
     return (
         f"The ids of the validation images look like frames of {sequences} ({some}). Frames of one sequence are not "

@@ -21,6 +21,7 @@ from segment.networks.building.weights import load_weights
 log = logging.getLogger(__name__)
 
 OLD_ARGUMENTS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")
+_IN_URI = {"encoder_name": "encoder"}
 CONFIG = "config.json"
 MULTICLASS = ("softmax", "softmax2d", "logsoftmax")
 """smp's names of activations over all classes."""
@@ -33,7 +34,7 @@ def smp_network(parsed: Uri) -> nn.Module:
 
 def arguments_of(parsed: Uri) -> dict[str, Any]:
     """What smp's constructor gets, by its own names; of a folder that is not smp's, what the URI says alone."""
-    given = {{"encoder": "encoder_name"}.get(key, key): value for key, value in parsed.arguments.items()}
+    given = {"encoder_name" if key == "encoder" else key: value for key, value in parsed.arguments.items()}
     if parsed.scheme != "smp-dir":
         return given
     try:
@@ -84,7 +85,8 @@ def _built(architecture: type[nn.Module], arguments: dict[str, Any]) -> nn.Modul
     _check_encoder(str(encoder))
     if not str(encoder).startswith("tu-"):  # timm checks its own; smp's encoders drop what they do not know
         known = [*inspect.signature(architecture).parameters, *OLD_ARGUMENTS]
-        check_arguments(architecture.__name__, arguments, known)
+        named = [_IN_URI.get(key, key) for key in arguments], [_IN_URI.get(key, key) for key in known]
+        check_arguments(architecture.__name__, *named)
     activation = arguments.pop("activation", None)
     if activation not in (None, "identity", "sigmoid", *MULTICLASS):
         raise ModelRefused(
