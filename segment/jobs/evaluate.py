@@ -111,7 +111,7 @@ def evaluate(
     if tuned is None and TUNED in plan.methods.methods:
         raise WrongUse(f"Method {TUNED!r} is the setting that `segment tune` chose: give its folder by --tuned.")
     if len({bank_fingerprint(bank) for bank in banks}) < len(banks):
-        raise WrongUse("Two of the banks hold the same draws: several banks show how scores change from bank to bank.")
+        raise WrongUse("Two of the banks hold the same draws, and would show no spread over banks: leave one out.")
     if tuned is not None:
         tuned.check(network)
         banks = banks or (tuned.bank,)
