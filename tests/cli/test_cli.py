@@ -204,7 +204,7 @@ def test_heat_is_one_scale_for_the_run_with_its_legend_below_the_map(
 
 def test_the_record_of_a_run_keeps_its_settings_plan_fingerprints_and_versions(finished: Path, bank: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
-    sections = {"settings", "plan", "fingerprints", "versions", "classes", "preprocessing", "sources"}
+    sections = {"settings", "plan", "fingerprints", "versions", "classes", "preprocessing", "sources", "working_folder"}
     assert set(record) == sections | {"colours", "timings", "files", "probes"}
     assert len(record["probes"]) == 1, "of the one network"
     assert record["settings"]["model"] == "scenes"
