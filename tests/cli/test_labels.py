@@ -199,7 +199,7 @@ def test_copies_are_the_same_image_of_the_same_bytes_and_no_two_unreadable_files
         ({"labels": {255: 2}}, "labels leads to 2, which is none of 0..1"),
         ({"labels": {"#12": 1}}, "no colour"),
         ({"labels": {255: "vessel"}}, "labels"),
-        ({"labels": {-1: 1}}, "labels"),
+        ({"labels": {1.5: 1}}, "labels"),
         ({"labels": [1]}, "labels"),
     ],
 )
