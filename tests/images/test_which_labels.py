@@ -25,6 +25,7 @@ from segment.images.read import read_plane
 from segment.jobs.labelled.images import Labels
 from segment.jobs.labelled.labels import labelled, multilabels
 from segment.jobs.progress import silent
+from segment.jobs.report import _labels
 from segment.jobs.tuning.search import Arm, Search, SearchPlan
 from segment.networks.load import Network, load_network
 
@@ -265,3 +266,17 @@ def test_pixels_that_no_shape_covers_are_the_void_that_is_given(network: Network
     search = Search(network, data.sources(network), SearchPlan(1, (), "fp32", 255, None), silent)
     search.samples(Arm("deterministic", "deterministic", None, augmented=False), search.sources, None, keep=False)
     assert not search.failed
+
+
+def test_a_report_shows_those_pixels_as_the_evaluation_scored_them(network: Network, tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png", 9)
+    image(tmp_path / "images" / "b.png", 99)
+    data = Labels(tmp_path / "images", coco(tmp_path / "coco.json", ["a.png", "b.png"]))
+    bank = segment.fit_bank(network, tmp_path / "images", batch=2, draws=2)
+    segment.predict(network, tmp_path / "images", bank, tmp_path / "run", plan=segment.PredictPlan(formats=("npz",)))
+    plan = segment.EvaluatePlan(methods=segment.MethodPlan(methods=("deterministic",)), void=255)
+    segment.evaluate(network, data, plan=plan, output=tmp_path / "scores")
+    label_of, void = _labels(segment.load_run(tmp_path / "run"), [segment.load_run(tmp_path / "scores")], None)
+    shown = label_of("a")
+    assert shown is not None
+    assert (void, np.unique(shown).tolist()) == (255, [1, 255])
