@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segment.errors import SegmentError, WrongUse, one_line
 from segment.files.reading import file_bytes, first_error, json_values
+from segment.files.replacing import refuse_other_file
 from segment.files.writing import write_json
 from segment.guarantees.triage import Triage
 from segment.stores.copies import here
@@ -29,6 +30,20 @@ def save_triage(triage: Triage, path: str | Path, *, text: str = "") -> None:
     """
     content = {"format": FORMAT, "text": text, **triage.as_dict()}
     write_json(Path(path), content | {"digest": digest_of(content)})
+
+
+def refuse_other_than_triage(path: Path) -> None:
+    """Refuse a name for a triage under which something else lies, or without its suffix. Errors: WrongUse."""
+    refuse_other_file(path, "triage", (".json",), _is_triage)
+
+
+def _is_triage(path: Path) -> bool:
+    """Of any version, also an edited one."""
+    try:
+        values = json_values(file_bytes(path))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"format", "plan", "decisions"} <= values.keys()
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

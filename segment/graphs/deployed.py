@@ -20,6 +20,8 @@ from segment.graphs.parts import OUTPUTS, Nodes, add_entropy, add_maps, add_prep
 from segment.networks.load import Network
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, PassGraph
 
+MARK = "segment_format"
+"""Key of the metadata that tells these graphs from any other."""
 FORMAT = 1
 """Of the metadata; a reader of another one should refuse."""
 
@@ -116,7 +118,7 @@ def metadata(network: Network, bank: Bank, versions: dict[str, str], checked: di
     """
     card = network.card
     entries = {
-        "segment_format": FORMAT,
+        MARK: FORMAT,
         "network": network.name,
         "network_fingerprint": network.fingerprint,
         "head": card.head,

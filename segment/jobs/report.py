@@ -23,6 +23,7 @@ from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.html.build import ReportContents, WrittenReport, write_report
+from segment.report.html.page import refuse_other_than_page
 from segment.report.results import Condition, Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
@@ -65,9 +66,8 @@ def report(
 
     """
     output = Path(output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise WrongUse(f"A report is an HTML file; add the suffix: -o {output}.html")
     check_writable(output)
+    refuse_other_than_page(output)
     runs, evaluations, swept, others = _sorted(paths)
     scored = [*evaluations, *(run for run, _ in swept)]
     if len(runs) > 1:

@@ -175,6 +175,8 @@ def check_page(path: Path, name: str = "", key: str = "") -> None:
     """
     if path.is_dir():
         raise WrongUse(f"--report {url_of(path)!r} is a folder; name a file in it, as {url_of(path / 'results.md')!r}.")
+    if path.suffix.lower() not in (".md", ".markdown"):
+        raise WrongUse(f"--report {url_of(path)!r}: the page is Markdown; add the suffix: --report {url_of(path)}.md")
     _, begun, rest = _page(path).partition(f"<!-- {name} -->\n<!-- images ")
     if key and begun and not rest.startswith(f"{key} -->"):
         raise WrongUse(

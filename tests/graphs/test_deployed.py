@@ -155,7 +155,8 @@ def test_a_layer_used_twice_and_a_functional_one_are_drawn_as_in_the_engine(tmp_
     network = network_of(Twice)
     bank = bank_of(network)
     assert {"norm", "norm#2", "vector", "(root)"} == set(bank.layers)
-    assert max(export(network, bank, tmp_path / "g.onnx").differences.values()) < 1e-4  # from the engine
+    for _ in range(2):  # a graph that was exported before is replaced
+        assert max(export(network, bank, tmp_path / "g.onnx").differences.values()) < 1e-4  # from the engine
 
 
 def test_layers_that_are_not_in_the_bank_keep_their_trained_statistics(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_li
     otherwise = EvaluatePlan(methods=replace(methods, draws=2), shift=("fog", 3))
     evaluate(network, other, tmp_path / "others", banks=[bank], plan=otherwise)
     for name, used in (("same", True), ("others", False)):
-        report([tmp_path / "run", tmp_path / name], tmp_path / "r.html", labels=tmp_path / "own" / "labels")
+        report([tmp_path / "run", tmp_path / name], tmp_path / f"{name}.html", labels=tmp_path / "own" / "labels")
         scores = (segment.load_run(tmp_path / name).scores or {})["methods"]["mcbn"]["scores"]
         (legend,) = (each["legend"] for each in pages[-1]["charts"][0]["lines"] if "entropy" in each["name"])
         assert (f"AURC {scores['aurc.predictive_entropy']['value']:.4f}," in legend) == used

@@ -64,7 +64,7 @@ def triage(
     json: Json = False,
 ) -> None:
     """Choose which pixels or images may be accepted, so that their error on new images is bounded."""
-    from segment.files.triages import save_triage
+    from segment.files.triages import refuse_other_than_triage, save_triage
     from segment.files.writing import check_writable
     from segment.guarantees.sentences import sentences, shown_accepted, shown_loss, shown_threshold
     from segment.guarantees.triage import Guarantee, TriagePlan, Unit, percent
@@ -79,6 +79,7 @@ def triage(
     if sets != "raps":
         refuse_unused({"--penalty": penalty}, "--sets raps")
     check_writable(output)
+    refuse_other_than_triage(output)
     plan = TriagePlan(
         max_error=max_error,
         guarantee=cast(Guarantee, guarantee),

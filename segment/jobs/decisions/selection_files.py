@@ -8,12 +8,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from segment.errors import WrongUse
+from segment.files import replacing
 from segment.files.writing import write_text
 from segment.jobs.decisions.select import Selection
-from segment.stores.copies import here
-from segment.stores.requests import is_there
-from segment.stores.urls import url_of
 
 
 def beside_selection(path: Path) -> Path:
@@ -24,15 +21,7 @@ def beside_selection(path: Path) -> Path:
 def refuse_other_file(path: Path) -> None:
     """Refuse to write a selection over a file that is none, or under another suffix. Errors: WrongUse."""
     for file in (path, beside_selection(path)):
-        if is_there(file) and not _is_selection(file):
-            raise WrongUse(
-                f"{url_of(file)!r} is there already and is no selection of images. Give another name by -o, or remove "
-                "the file."
-            )
-    if path.suffix.lower() != ".csv":
-        raise WrongUse(
-            f"A selection is written as a list of images, in CSV; {path.name!r} is not: add the suffix .csv."
-        )
+        replacing.refuse_other_file(file, "selection of images", (".csv",), _is_selection)
 
 
 def write_selection(selection: Selection, path: Path) -> Path:
@@ -50,7 +39,7 @@ def write_selection(selection: Selection, path: Path) -> Path:
 def _is_selection(path: Path) -> bool:
     """Whether the first line is that of `Selection.csv`."""
     try:
-        with here(path) as copy, copy.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8", newline="") as stream:
             columns = next(csv.reader(stream), [])
     except (OSError, ValueError, csv.Error):
         return False

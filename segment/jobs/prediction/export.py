@@ -21,9 +21,10 @@ from segment.errors import ModelRefused, WrongUse, imported, one_line, ran_out_o
 from segment.estimation.estimate import estimate
 from segment.files.banks.bank_file import bank_of
 from segment.files.graphs import write_onnx, write_openvino
+from segment.files.replacing import refuse_other_file
 from segment.files.versions import versions
 from segment.files.writing import check_writable
-from segment.graphs.deployed import deployed, metadata, takes_bytes
+from segment.graphs.deployed import MARK, deployed, metadata, takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.graphs.running import Run, in_onnxruntime, in_openvino
 from segment.images.prepare import normalise
@@ -94,13 +95,14 @@ def export(
         BankRefused: The bank is not this network's.
         ModelRefused: A graph cannot express the network, or computes something else.
         MissingExtra: `onnx`, or for .xml `openvino`, is not installed.
-        WrongUse: The file has another suffix, or cannot be written.
+        WrongUse: The file has another suffix, cannot be written, or is there already and is no exported graph.
 
     """
     path = Path(output)
     if path.suffix not in (".onnx", ".xml"):
         raise WrongUse(f"A graph is written as .onnx, or as .xml for OpenVINO, not {str(path)!r}.")
     check_writable(path)
+    _refuse_other_file(path)
     openvino = path.suffix == ".xml"
     runtime, extra = ("openvino", "openvino") if openvino else ("onnxruntime", "onnx")
     imported(runtime, extra=extra, what="Exported graphs")
@@ -119,6 +121,15 @@ def export(
     files = [path, path.with_suffix(".bin")] if openvino else [path]
     size = sum(file.stat().st_size for file in files)
     return Exported(path, "OpenVINO" if openvino else "ONNX Runtime", len(bank), size, differences)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Errors: WrongUse where what lies there, or the weights beside it, is no graph that was exported before."""
+    refuse_other_file(
+        path, "graph of segment export", (".onnx", ".xml"), lambda file: MARK.encode() in file.read_bytes()
+    )
+    if path.suffix == ".xml" and not path.exists():
+        refuse_other_file(path.with_suffix(".bin"), "file of weights of segment export", (".bin",), lambda _: False)
 
 
 def _refuse_other_calls(traced: BatchNormNetwork, image: Tensor) -> None:

@@ -30,7 +30,7 @@ from segment.report.html.details import (
     picture_or_grey,
     thumbnail,
 )
-from segment.report.html.page import page_name, remove_further_pages, write_page
+from segment.report.html.page import page_name, refuse_other_than_page, remove_further_pages, write_page
 from segment.report.html.streams import ImageStreams
 from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
@@ -141,6 +141,8 @@ def write_report(
         for index in numbers:
             rows[index]["page"] = page
     names = [page_name(output, page) for page in range(1, len(pages) + 1)]
+    for name in names:
+        refuse_other_than_page(output.with_name(name))
     warnings = (*sources.warnings, *words.left_out(unseen, unlabelled, len(rows)))
     content = _content(sources, rows, failed, shape, sums, top) | {"pages": names, "warnings": list(warnings)}
     files, total = [], 0

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segment.files.replacing import refuse_other_file
 from segment.files.writing import fresh
 from segment.stores.copies import here
 from segment.stores.requests import is_there, remove
@@ -33,6 +34,11 @@ def write_page(
     with fresh(path) as stream:
         for part in _page(content, thumbs, blocks, version):
             stream.write(part.encode("utf-8"))
+
+
+def refuse_other_than_page(path: Path) -> None:
+    """Refuse a name for a page under which something else lies, or without its suffix. Errors: WrongUse."""
+    refuse_other_file(path, "report of segment", (".html", ".htm"), lambda page: bool(_content_of(page)))
 
 
 def page_name(output: Path, page: int) -> str:
@@ -57,14 +63,22 @@ def remove_further_pages(output: Path, first: int) -> None:
 
 def _is_page(path: Path, report: str, page: int) -> bool:
     with here(path) as copy:
-        data = copy.read_bytes()
-    content = re.search(CONTENT, data, re.DOTALL)
+        values = _content_of(copy)
     try:
-        values = json.loads(content[1]) if content else {}
         names = values["pages"]
         return bool(names[0] == report and names[page - 1] == path.name and values["page"] == page - 1)
-    except (ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return False
+
+
+def _content_of(path: Path) -> dict[str, Any]:
+    """What a page is made from; {} of a file that is no page."""
+    content = re.search(CONTENT, path.read_bytes(), re.DOTALL)
+    try:
+        values = json.loads(content[1]) if content else {}
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _page(
