@@ -24,8 +24,8 @@ from segment.images.labels.scheme import LabelScheme
 from segment.images.read import read_plane
 from segment.jobs.labelled.images import Labels
 from segment.jobs.labelled.labels import labelled, multilabels
+from segment.jobs.labelled.of_runs import labels_of_run
 from segment.jobs.progress import silent
-from segment.jobs.report import _labels
 from segment.jobs.tuning.search import Arm, Search, SearchPlan
 from segment.networks.load import Network, load_network
 
@@ -276,7 +276,7 @@ def test_a_report_shows_those_pixels_as_the_evaluation_scored_them(network: Netw
     segment.predict(network, tmp_path / "images", bank, tmp_path / "run", plan=segment.PredictPlan(formats=("npz",)))
     plan = segment.EvaluatePlan(methods=segment.MethodPlan(methods=("deterministic",)), void=255)
     segment.evaluate(network, data, plan=plan, output=tmp_path / "scores")
-    label_of, void = _labels(segment.load_run(tmp_path / "run"), [segment.load_run(tmp_path / "scores")], None)
+    label_of, void, _ = labels_of_run(segment.load_run(tmp_path / "run"), [segment.load_run(tmp_path / "scores")], None)
     shown = label_of("a")
     assert shown is not None
     assert (void, np.unique(shown).tolist()) == (255, [1, 255])
