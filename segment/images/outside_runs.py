@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from segment.errors import WrongUse
@@ -55,6 +56,8 @@ def refuse_output_in_images(source: str | Path, output: str | Path) -> None:
     """
     top, folder = Path(source), Path(output)
     if glob.has_magic(str(source)) and not top.is_dir():
+        if not fnmatchcase("overlay.png", top.name):  # as *.jpg, which finds no picture of a run
+            return
         top = above_glob(top)
     same = url_of(top) == url_of(folder) if is_url(top) or is_url(folder) else top.resolve() == folder.resolve()
     if same:

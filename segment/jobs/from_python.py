@@ -23,7 +23,7 @@ from segment.images.specs import Channels
 from segment.jobs.evaluate import EvaluatePlan
 from segment.jobs.evaluate import evaluate as evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.labelled.images import Labels
+from segment.jobs.labelled.images import HELD, Labels
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network
@@ -39,7 +39,7 @@ class SampleLabels(Labels):
     samples: Any = None
 
     def settings(self) -> dict[str, Any]:
-        return {"images": str(self.images), "labels": None}
+        return {"images": str(self.images), "labels": None, HELD: True}
 
     def sources(self, network: Network) -> tuple[Source, ...]:
         held = labelled_samples(self.samples)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from segment.errors import near, one_line
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
@@ -27,10 +27,22 @@ _EXPECTED = {
 """What a value is, by pydantic's name of the error; others in its own words."""
 
 
-def card_error_message(path: Path, entry: dict[str, Any]) -> str:
-    """One line of file, key and what is wrong. entry: one of the errors of a `ValidationError`."""
-    place: tuple[Any, ...] = entry["loc"]
+def card_error_messages(path: Path, error: ValidationError) -> str:
+    """A line for each key that is wrong: the file, the key, and what is wrong there."""
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for each in error.errors():
+        place = each["loc"]
+        while place and place[-1] in ("int", "str"):  # a value may be either, and is neither
+            place = place[:-1]
+        entries.setdefault(place, dict(each))
+    return "\n".join(_message(path, place, entry) for place, entry in entries.items())
+
+
+def _message(path: Path, place: tuple[Any, ...], entry: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in place) or "the card"
+    if entry["type"] == "missing" and isinstance(place[-1], int):
+        place, entry = place[:-1], entry | {"type": "too_long"}
+        key = ".".join(str(part) for part in place)
     if entry["type"] == "missing":
         return f"Card {str(path)!r}: {key} is missing."
     if entry["type"] == "value_error":

@@ -19,7 +19,7 @@ from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
 from segment.networks.building.smp import timm_numbers, trained_head
 from segment.networks.building.uris import parse_uri
-from segment.networks.card_errors import card_error_message
+from segment.networks.card_errors import card_error_messages
 from segment.networks.card_file import CardFile
 from segment.safe_yaml import read_yaml
 
@@ -122,7 +122,7 @@ def read_card(card: str | Path) -> Card:
     try:
         return _card_of(CardFile.model_validate(contents), path)
     except ValidationError as error:
-        raise WrongUse("\n".join(card_error_message(path, dict(entry)) for entry in error.errors())) from None
+        raise WrongUse(card_error_messages(path, error)) from None
 
 
 def card_schema() -> dict[str, Any]:

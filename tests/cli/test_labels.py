@@ -136,10 +136,12 @@ def test_test_images_that_are_validation_or_training_images_are_said_whatever_th
 def test_training_images_that_are_not_where_the_card_says_are_warned_of() -> None:
     (warning,) = warned(evaluated(card(labels={255: 1}, images="data/trian"), "run"))
     assert warning.startswith(
-        "The card's `images:` gives no training images to compare with: 'data/trian' is not there"
+        "The card's `images:` reads as a path, and gives no training images to compare with: 'data/trian' is not there"
     )
     (warning,) = warned(evaluated(card(labels={255: 1}, images="train.csv"), "listed"))
     assert "'train.csv' is not there" in warning
+    described = card(labels={255: 1}, images="CamVid [Brostow 2009] train/val")
+    assert warned(evaluated(described, "described")) == []
 
 
 def test_copies_of_an_image_are_said_to_be_no_further_images() -> None:

@@ -121,6 +121,11 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
         ({"head": "softmaks"}, r"head: .*'softmax', 'sigmoid' or 'multilabel'"),
         ({"palette": [[0, 0, 256]]}, r"palette\.0\.2: "),
         ({"palette": [[0, 0, 0, 0]]}, r"palette\.0: it is a list of three, not \[0, 0, 0, 0\]\.$"),
+        ({"palette": [[0, 9]]}, r"palette\.0: it is a list of three, not \[0, 9\]\.$"),
+        (
+            {"input": {"channels": ["a"], "display": [1.5]}},
+            r"^Card [^\n]* input\.display\.0: it is a whole number[^\n]*$",
+        ),
         ({"palette": [[0, 0, 0]]}, r"the palette has 1 colours for 3 classes"),
         ({"palette": [[1, 2, 3], [0, 0, 0], [1, 2, 3]]}, r"two classes have the same colour in the palette"),
         ({"labels": {True: 1}}, r"labels\..*: it is a whole number, a colour '#rrggbb' or a name, not True"),

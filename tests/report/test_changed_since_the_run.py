@@ -171,3 +171,28 @@ def test_a_glob_of_a_run_is_found_from_another_working_folder(tmp_path: Path, mo
     for path in ("s3://bucket/a.png", "/images/a.png"):
         assert str(place_of(record, path)) == path.replace("//", "/")
     assert place_of({}, "images/a.png") == Path("images/a.png")
+
+
+def test_labels_held_in_python_are_asked_for_and_not_looked_for(top: Path) -> None:
+    data = [(np.asarray(Image.open(top / "images" / f"{name}.png")), np.full(SIZE, 1, np.int64)) for name in NAMES]
+    network = network_of()
+    bank = segment.fit_bank(network, noise(4, 3, *SIZE, seed=3), batch=2, draws=2)
+    segment.evaluate(network, data, bank=bank, output="held", methods="mcbn")
+    (warning,) = report(["run", "held"], "page.html").warnings
+    assert warning.startswith("The labels of 'held' were held in Python: give label files by --labels")
+
+
+def test_a_report_with_labels_is_made_where_a_file_of_several_images_is_gone(top: Path) -> None:
+    for name in NAMES:
+        np.save(top / f"{name}.npy", np.zeros((2, *SIZE, 3), np.uint8))
+    (top / "stacks").mkdir()
+    for name in NAMES:
+        (top / f"{name}.npy").rename(top / "stacks" / f"{name}.npy")
+        for page in range(2):
+            write_png(top / "marks" / name / f"{page:04}.png", np.full(SIZE, 1, np.uint8))
+    network = network_of()
+    bank = segment.fit_bank(network, noise(4, 3, *SIZE, seed=3), batch=2, draws=2)
+    segment.predict(network, "stacks", bank, "of_stacks", segment.PredictPlan(formats=("npz",), precision="fp32"))
+    (top / "stacks" / "b.npy").unlink()
+    warnings = report(["of_stacks"], "page.html", labels="marks").warnings
+    assert any(line.startswith("2 of 4 images are shown without the picture") for line in warnings)

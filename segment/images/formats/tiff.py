@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from segment.errors import SegmentError, one_line
+from segment.images.contents.states import FileState, state_of
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.georeference import placed_by_tags, tiff_geometry
 from segment.images.formats.pictures import (
@@ -72,13 +74,21 @@ def tiff_images(path: Path) -> int:
 
 def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
     """Height and width of an image, by the header."""
+    sizes = _sizes(path, state_of(path))
+    return sizes[number or 0] if (number or 0) < len(sizes) else None
+
+
+@lru_cache(maxsize=8)
+def _sizes(path: Path, state: FileState | None) -> tuple[tuple[int, int], ...]:
+    """Of all images of a file in that state, since pages are asked for one by one; none where it does not open."""
     try:
         with tifffile.TiffFile(path) as file:
             _check_pages(file)
-            page: Any = file.pages.first if len(file.pages) == 1 else _images(file)[number or 0].series.keyframe
-            return int(page.imagelength), int(page.imagewidth)
+            one = len(file.pages) == 1
+            pages: list[Any] = [file.pages.first] if one else [image.series.keyframe for image in _images(file)]
+            return tuple((int(page.imagelength), int(page.imagewidth)) for page in pages)
     except _ERRORS:
-        return None
+        return ()
 
 
 def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) -> Raster:

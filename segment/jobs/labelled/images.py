@@ -13,6 +13,9 @@ from segment.images.listing.parts import Listing
 from segment.jobs.labelled.labels import labelled, multilabels
 from segment.networks.load import Network
 
+HELD = "held"
+"""Key of the settings of an evaluation whose images and labels a caller held in Python."""
+
 
 @dataclass(frozen=True)
 class Labels:

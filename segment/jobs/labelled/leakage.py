@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 OF_FILE = "of a file that holds images a bank was recorded of ({})"
 _SHOWN = 5  # names in one line
 _NOT_COMPARED = (
-    "The card's `images:` gives no training images to compare with: %s Correct the path; a description has no slash."
+    "The card's `images:` reads as a path, and gives no training images to compare with: %s Correct the path, or write "
+    "a description of several words."
 )
 
 
@@ -226,10 +227,18 @@ def _training_images(network: Network) -> Sequence[Source]:
     try:
         return images_outside_runs(text, warn=False)
     except WrongUse as error:
-        suffix = Path(text).suffix.lower()
-        if "/" in text or os.sep in text or glob.has_magic(text) or suffix in IMAGE_SUFFIXES or suffix in LIST_SUFFIXES:
+        if _reads_as_path(text):
             warn_once(log, _NOT_COMPARED, error)
         return ()  # words, as in "CamVid street scenes"
+
+
+def _reads_as_path(text: str) -> bool:
+    """Whether a text that leads to no image is one all the same, with a letter or a folder wrong."""
+    folders = "/" in text or os.sep in text
+    if any(character.isspace() for character in text):  # words, unless a folder begins it
+        return folders and Path(*Path(text).parts[:1]).is_dir()
+    suffix = Path(text).suffix.lower()
+    return folders or glob.has_magic(text) or suffix in IMAGE_SUFFIXES or suffix in LIST_SUFFIXES
 
 
 def _content(source: Source) -> tuple[str, int | str | None, int]:

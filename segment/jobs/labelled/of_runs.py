@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.read import region_mask
+from segment.jobs.labelled.images import HELD
 from segment.jobs.labelled.labels import contents_of, labelled
 from segment.report.html.details import Labels
 from segment.report.run_files.saved_run import SavedRun
@@ -80,6 +82,12 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> tuple[dict[Par
             log.info("No labels from %s: %s", source, error)
     changed, sentences = set[Part](), list[str]()
     for evaluation in evaluations:
+        if evaluation.settings.get(HELD):
+            sentences.append(
+                f"The labels of {evaluation.folder.name!r} were held in Python: give label files by --labels to show "
+                "which pixels are right."
+            )
+            continue
         try:
             found = _by_part(_listed(evaluation))
             scored = {_part(evaluation.source_of(evaluation.entries[id])): kept for id, kept in _scored(evaluation)}
@@ -133,7 +141,10 @@ def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
 
     Errors: WrongUse where none fits, or one fits several images by its name alone.
     """
-    images = [run.source_of(entry) for entry in run.entries.values()]
+    images = []
+    for entry in run.entries.values():
+        with suppress(SegmentError):  # `label_of` says of each image that is gone
+            images.append(run.source_of(entry))
     by_id = with_labels(images, labels)
     by_name = with_labels([replace(image, id=image.path.stem) for image in images], labels)
     alike = Counter(image.path.stem for image in images)
