@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_unit, level_of, losses_by_measure
+from segment.guarantees.control import complement
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import sequence_of
 from segment.guarantees.losses import Losses
@@ -74,7 +75,7 @@ class Kept:
         shares, accepted, bad = (
             (total - of[chosen].sum(axis=0)) / rest for total, of in zip(self._sums, values, strict=True)
         )
-        most, allowed = self.plan.guarantee == "images", 1 - self.plan.share
+        most, allowed = self.plan.guarantee == "images", complement(self.plan.share)
         holds = bad <= allowed if most else shares <= self.plan.max_error
         best = float(accepted[np.flatnonzero(holds)[-1]]) if holds.any() else 0.0
         level = level_of(part, self.plan, np.arange(len(chosen)))
@@ -88,7 +89,7 @@ class Kept:
         """Images drawn with replacement, of which the pool is the whole population; counts a promise that it breaks."""
         level = level_of(part, self.plan, np.arange(len(part.ids)))
         bad = 0.0 if level is None else self._sums[2][level] / len(self._shares)
-        self._violated.append(bool(bad > 1 - self.plan.share))
+        self._violated.append(bool(bad > complement(self.plan.share)))
 
     def row(self) -> dict[str, float | int | str]:
         """Means over the splits.

@@ -110,15 +110,14 @@ def evaluate(
     refuse_output_in_images(data.images, folder)
     if tuned is None and TUNED in plan.methods.methods:
         raise WrongUse(f"Method {TUNED!r} is the setting that `segment tune` chose: give its folder by --tuned.")
-    if len({bank_fingerprint(bank) for bank in banks}) < len(banks):
-        raise WrongUse("Two of the banks hold the same draws, and would show no spread over banks: leave one out.")
     if tuned is not None:
         tuned.check(network)
         banks = banks or (tuned.bank,)
-    _refuse_lengths(banks, plan.methods.draws)
     how = as_begun(plan.methods, Path(folder)) if resume else plan.methods
     methods = build_methods(network, banks, how, members=members, validated=validation is not None)
     methods = methods if tuned is None else with_tuned(methods, tuned, banks)
+    if any(len(of_banks) > 1 for of_banks in methods.methods.values()):
+        _refuse_unlike(banks, plan.methods.draws)
     settings = _settings(network, data, banks, plan, methods, members, validation, tuned)
     if triage is not None:
         refuse_other_evaluation(
@@ -187,7 +186,10 @@ def evaluate(
     return replace(evaluation, triaged=triaged)
 
 
-def _refuse_lengths(banks: Sequence[Bank], draws: int | None) -> None:
+def _refuse_unlike(banks: Sequence[Bank], draws: int | None) -> None:
+    """Refuse banks whose scores have no mean and spread. Errors: WrongUse."""
+    if len({bank_fingerprint(bank) for bank in banks}) < len(banks):
+        raise WrongUse("Two of the banks hold the same draws, and would show no spread over banks: leave one out.")
     lengths = sorted({len(bank) for bank in banks})
     if draws is None and len(lengths) > 1:
         raise WrongUse(

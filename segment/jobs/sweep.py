@@ -30,7 +30,7 @@ from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.labelled.images import Labels, refuse_unmasked
 from segment.jobs.labelled.labels import contents_of
-from segment.jobs.labelled.leakage import absent_classes, seen_before
+from segment.jobs.labelled.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.conditions import (
     condition_file,
@@ -107,7 +107,7 @@ def sweep(
     same = {IMAGES: (None, joined(contents))}
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True, same=same, networks=(network,)) as run:
         sources, folder = run.sources, run.folder
-        run.note(plan=_plan(run, network, plan), versions=versions())
+        run.note(plan=_plan(run, network, plan), versions=versions(), classes=list(network.class_names))
         banks = Banks(
             network,
             train,
@@ -223,6 +223,7 @@ def _condition(
     if not failed:
         run.discard(state.name)  # its numbers are in the condition's file now
     warnings = absent_classes(next(iter(scoring.boards.values())), scoring.pixels) if clean else []
+    warnings += few_hold(scoring.boards) if clean else []
     return Condition(rows, failed, warnings, {id: list(of) for id, of in scoring.contents.items()})
 
 

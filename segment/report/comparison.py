@@ -278,10 +278,10 @@ class _AllMethods:
     def p_value(self, title: str, method: str, other: str) -> float | None:
         """Of their difference; None where either lacks the score, or no test of so few images can reach .05.
 
-        Images count as `Score.independent` says.
+        Images that do not hold what the score needs do not count.
         """
         first, second = self.name(title, method), self.name(title, other)
         if not first or not second:
             return None
         difference = self.mean[method][first].minus(self.mean[other][second])
-        return None if difference.independent(self.images) < LEAST else difference.p_value(self.images)
+        return None if difference.images(self.images) < LEAST else difference.p_value(self.images)

@@ -31,8 +31,8 @@ def tuned_words(choice: Choice, images: int, cost: float) -> str:
     if choice.refused:
         lowest = min(choice.refused, key=lambda each: each.mean)
         parts.append(
-            "Refused, because its mIoU is below that of the plain pass by the 95 % interval of the difference, not "
-            f"corrected for the number of settings: {lowest.name}"
+            "Refused, because its mIoU is below that of the plain pass by a test at level .05, not corrected for the "
+            f"number of settings: {lowest.name}"
             + (f", and {len(choice.refused) - 1} more." if len(choice.refused) > 1 else ".")
         )
     parts.append(f"The search took {cost:.1f} passes over every validation image.")
@@ -115,7 +115,7 @@ def write_tuned_page(
     lines += [*markdown(COLUMNS, candidate_rows(candidates, choice)), ""]
     lines += ["*Pareto*: nothing of as few passes has a lower NLL. All scores are cross-validated over images.", ""]
     lines += (
-        ["*Refused*: its mIoU is below that of the plain pass, by the 95 % interval.", ""] if choice.refused else []
+        ["*Refused*: its mIoU is below that of the plain pass, by a test at level .05.", ""] if choice.refused else []
     )
     if dropped:
         rows = [[d["arm"], str(d["images"]), str(d["draws"]), _loss(d)] for d in dropped]

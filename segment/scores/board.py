@@ -32,7 +32,7 @@ class Board:
         self.holding = dict.fromkeys(KINDS, 0)
         """Images that hold pixels of each kind."""
         self.of_classes = np.zeros(task.classes, dtype=np.int64)
-        """Images that hold each class in label or prediction."""
+        """Images whose label holds each class."""
 
     def add(self, counted: CountedImage, weights: Ints) -> None:
         for name, added in counted.whole.items():
@@ -44,7 +44,7 @@ class Board:
         for kind, pixels in _pixels(counted, self.task).items():
             self.holding[kind] += pixels > 0
         confusion = counted.whole["confusion"]
-        self.of_classes += confusion.sum(axis=0) + confusion.sum(axis=1) > 0
+        self.of_classes += confusion.sum(axis=1) > 0
 
     def merge(self, other: Board) -> None:
         for mine, theirs in ((self.counts, other.counts), (self.replicates, other.replicates)):
@@ -73,7 +73,7 @@ class Board:
         return min(self.holding[kind] for kind in summary.needs(name))
 
     def rarest_class(self) -> tuple[int, int] | None:
-        """How many images hold the rarest class in label or prediction, and which that is; None without images."""
+        """How many images hold the rarest class in their label, and which that is; None without images."""
         return min(((int(images), k) for k, images in enumerate(self.of_classes) if images), default=None)
 
     def tallies(self) -> tuple[Tally, Tally, Tally]:
@@ -119,11 +119,11 @@ class Score:
         return every if self.held_by is None else min(every, self.held_by)
 
     def independent(self, every: int) -> int:
-        """How many of `every` images a test may count: no more than hold the rarest class of a mean over classes.
+        """How many of `every` images a test may count: no more than hold the rarest class of a mean over classes, or 2.
 
         That class has the largest part in the mean's variance, by its few images.
         """
-        return self.images(every) if self.rarest is None else min(self.images(every), self.rarest)
+        return self.images(every) if self.rarest is None else min(self.images(every), max(self.rarest, 2))
 
     def minus(self, other: Score) -> Score:
         """The difference to another score, replicate by replicate."""

@@ -100,10 +100,12 @@ class Scoreboard:
         return max(board.images_for(score) for board in self._boards)
 
     def rarest_class(self) -> tuple[int, str] | None:
-        """How many images hold the rarest class in label or prediction, and its name (multilabel: the label's)."""
+        """How many images hold the rarest class in their label, and it in words; None without images."""
         found = [(*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class())]
         images, k, label = min(found, default=(0, 0, 0))
-        return (images, self.plan.classes[label if self.plan.head == "multilabel" else k]) if found else None
+        of_labels = self.plan.head == "multilabel"  # class 0 of a label is the lack of it
+        name = f"{'no ' * (of_labels and not k)}{self.plan.classes[label if of_labels else k]!r}"
+        return (images, name) if found else None
 
     def confusion(self) -> Ints:  # K K; multilabel: K 2 2
         """Pixels by label (rows) and prediction (columns)."""
@@ -243,9 +245,8 @@ class Scoreboard:
     def of(cls, state: Mapping[str, NDArray[Any]]) -> Scoreboard:
         """The scoreboard with this state."""
         scoreboard = cls(ScorePlan.of(json.loads(str(state["plan"]))))
-        columns = state["rows"].shape[1] if len(state["rows"]) else len(scoreboard.columns)
-        if columns != len(scoreboard.columns) or "0/of_classes" not in state:
-            raise WrongUse("The saved state was made by another version of segment, which counted something else.")
+        if state["rows"].shape[1] != len(scoreboard.columns) or "0/of_classes" not in state:
+            raise WrongUse("The saved state is of another version of segment, which counted other things: begin anew.")
         scoreboard._rows = {str(name): row.copy() for name, row in zip(state["ids"], state["rows"], strict=True)}
         for i, board in enumerate(scoreboard._boards):
             board.load({name.partition("/")[2]: values for name, values in state.items() if name.startswith(f"{i}/")})

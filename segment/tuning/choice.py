@@ -92,7 +92,7 @@ class Choice:
     rule: by which `chosen` was chosen. loss: cheapest against best, paired over images; None where they are the same
     missed: the difference between these two that so many images would miss one time in five
     front: the Pareto-efficient ones
-    refused: those whose mIoU is below that of the plain pass by its 95 % interval, in no comparison above
+    refused: those whose mIoU is below that of the plain pass, see `loses_masks`, in no comparison above
     over: what the paired differences are over, "images" or "groups"; count: how many of these
     """
 
@@ -247,20 +247,22 @@ def _is_significant(test: PairedTest) -> bool:
 def loses_masks(plain: Candidate, other: Candidate, groups: Mapping[str, str] | None = None) -> bool:
     """Whether mIoU is significantly lower: a t test of the bootstrap over images or groups, see `Score.p_value`.
 
-    No for fewer than LEAST, whose bootstrap has too narrow an interval. Each setting is judged by itself: what may make
-    masks worse is left out, at the price that one in forty of those that do not is left out too.
+    Of the classes that the labels of LEAST or more hold: with fewer the bootstrap has too narrow an interval. Each
+    setting is judged by itself: what may make masks worse is left out, at the price that one in forty of those that do
+    not is left out too.
     """
     ids = sorted(plain.masks.keys() & other.masks.keys())
     units = np.array([name if groups is None else groups[name] for name in ids])
-    if len(set(units)) < LEAST:
+    labelled = np.stack([plain.masks[name][1] > 0 for name in ids]) if ids else np.zeros((0, 0), bool)  # N K
+    held = np.array([len(set(units[of_class])) for of_class in labelled.T])
+    often = held >= LEAST
+    if not often.any():
         return False
     weights = np.stack([poisson_weights(unit) for unit in units])  # N R
-    before, after = (np.stack([each.masks[name] for name in ids]) for each in (plain, other))  # N 3 K
+    before, after = (np.stack([each.masks[name][:, often] for name in ids]) for each in (plain, other))  # N 3 k
     value = float(mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0)))
     drawn = (mean_iou(np.tensordot(weights.T, counts, axes=1)) for counts in (after, before))  # R each
-    holds = (before + after).sum(axis=1) > 0  # N K
-    held = [len(set(units[holds[:, k]])) for k in range(holds.shape[1])]
-    score = Score(value, value, np.subtract(*drawn), "", rarest=min(filter(None, held), default=0))
+    score = Score(value, value, np.subtract(*drawn), "", rarest=int(held[often].min()))
     p = score.p_value(len(set(units)))
     return value < 0 and p is not None and p <= LEVEL
 

@@ -213,12 +213,24 @@ def test_the_accuracy_of_what_another_method_or_bank_predicted_is_not_estimated(
     predict(network, runs / "others", bank, tmp_path / "tuned", plan)
     compared = compare(runs / "clean", tmp_path / "tuned")
     assert compared.estimated is None
-    assert compared.notes[-1] == "The accuracy of B is not estimated from A's labels: they are of another method."
+    expected = "The accuracy of B is not estimated from A's labels: it was predicted by another method."
+    assert compared.notes[-1] == expected
     with pytest.raises(WrongUse, match="--known checks estimates"):
         compare(runs / "clean", tmp_path / "tuned", known=[runs / "noisy"])
     other = bank_of_scenes(network, draws=2, seed=1)
     predict(network, runs / "others", other, tmp_path / "other", replace(plan, tuned=None))
-    assert "of another bank" in compare(runs / "clean", tmp_path / "other").notes[-1]
+    assert "by another bank" in compare(runs / "clean", tmp_path / "other").notes[-1]
+    predict(network, runs / "others", bank, tmp_path / "fewer", replace(plan, tuned=None, draws=1))
+    assert "by another number of draws" in compare(runs / "clean", tmp_path / "fewer").notes[-1]
+    evaluate(
+        network,
+        Labels(runs / "data" / "images", runs / "data" / "labels"),
+        tmp_path / "known",
+        banks=[other],
+        plan=PLAN,
+    )
+    with pytest.raises(WrongUse, match="checks no estimates from A: it was predicted by another bank"):
+        compare(runs / "clean", runs / "predicted", known=[tmp_path / "known"])
     data = Labels(runs / "data" / "images", runs / "data" / "labels")
     evaluate(network, data, tmp_path / "scored", banks=[bank], plan=PLAN, tuned=scaled)
     taken = compare(tmp_path / "scored", tmp_path / "tuned")

@@ -282,6 +282,16 @@ def test_a_setting_whose_masks_lose_a_rare_class_is_refused_whatever_its_nll() -
     assert not loses_masks(plain, replace(vanishing, masks=few))  # nor do five that agree
     pairs = {name: name if name == "s11" else "all the others" for name in lost}
     assert not loses_masks(plain, vanishing, pairs)
+    for label, predicted in ((1, 1), (0, 1)):  # a third class, labelled in one image, or predicted there alone
+        third = np.array([[0], [label], [predicted]])
+        more = [
+            {
+                name: np.hstack([counts, third if name == "s3" else np.zeros((3, 1), int)])
+                for name, counts in each.masks.items()
+            }
+            for each in (plain, vanishing)
+        ]
+        assert loses_masks(replace(plain, masks=more[0]), replace(vanishing, masks=more[1]))
 
 
 @pytest.mark.parametrize("head", ["softmax", "multilabel"])

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
+from segment.cli.log_messages import warn
 from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded, refuse_unused
 from segment.errors import count_of
 
@@ -64,7 +65,7 @@ def report(
         screen.as_json({"files": names, **numbers, "warnings": list(written.warnings)})
         return
     for line in written.warnings:
-        screen.print_text(f"Warning: {line}")
+        warn(line)
     pages = "" if len(written.files) == 1 else f" in {len(written.files)} pages"
     failed = "" if not written.failed else f", {written.failed} failed"
     images = count_of(written.images, "image") if written.images or written.failed else "scores and no images"

@@ -81,12 +81,13 @@ def compare(
         return compared
     if why := other_predictor(a, b):
         if known:
-            raise WrongUse(f"--known checks estimates. {why}")
-        return replace(compared, notes=(*compared.notes, why))
+            raise WrongUse(f"--known checks estimates, and there is none: B was predicted by {why} than A.")
+        lacking = f"The accuracy of B is not estimated from A's labels: it was predicted by {why}."
+        return replace(compared, notes=(*compared.notes, lacking))
     if b.multilabel and not b.labelled:
         compared = replace(compared, notes=(*compared.notes, OF_LABELS))
     estimated = _estimated(a, confidences, b)
-    checked = [_estimated(a, confidences, _known(Path(folder), a.method)) for folder in known]
+    checked = [_estimated(a, confidences, _known(Path(folder), a)) for folder in known]
     errors = {name: mean_error(checked, name) for name in ("atc", "doc")} if checked else None
     return replace(compared, estimated=estimated, errors=errors, checked_on=len(checked))
 
@@ -161,9 +162,11 @@ def _other(folder: Path, method: str | None) -> RunTable:
         return run_table(folder)
 
 
-def _known(folder: Path, method: str) -> RunTable:
-    """A labelled run. Errors: WrongUse where it is not, so that it checks nothing."""
-    table = _other(folder, method)
+def _known(folder: Path, a: RunTable) -> RunTable:
+    """A labelled run, predicted as A was. Errors: WrongUse where it is not, so that it checks nothing."""
+    table = _other(folder, a.method)
+    if why := other_predictor(a, table):
+        raise WrongUse(f"--known {url_of(folder)!r} checks no estimates from A: it was predicted by {why}.")
     confidences = table.confidences() if table.labelled else None
     if confidences is None or not confidences.sum():
         raise WrongUse(f"--known {url_of(folder)!r} is no evaluation with labelled pixels: it can check no accuracy.")

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from segment.errors import WrongUse
+from segment.files.reading import read_json
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.labelled.labels import label_options
+from segment.jobs.triage.source import MEANT, settings_of_method
 
 
 def other_labels(a: RunTable, b: RunTable, pairs: Sequence[str]) -> str:
@@ -42,27 +45,38 @@ def other_labels(a: RunTable, b: RunTable, pairs: Sequence[str]) -> str:
 
 
 def other_predictor(a: RunTable, b: RunTable) -> str:
-    """What differs in how A and B were predicted, so that A's labels tell nothing of B's accuracy; "" for nothing."""
+    """By what other than A B was predicted, so that A's labels tell nothing of B's accuracy; "" for nothing."""
     first, second = _predictor(a), _predictor(b)
     parts = [what for what, value in first.items() if None not in (value, second[what]) and value != second[what]]
-    if not parts:
-        return ""
-    return f"The accuracy of B is not estimated from A's labels: they are of another {' and another '.join(parts)}."
+    return f"another {' and another '.join(parts)}" if parts else ""
 
 
 def _predictor(table: RunTable) -> dict[str, Any]:
-    """What decides a run's confidences; None where it is not known or has no part in them."""
+    """What decides a run's confidences, by words; None where it is not known or has no part in them."""
     settings = table.record.get("settings", {})
     method, _, number = table.method.partition("#")
     tuned = settings.get("tuned") if method in ("", TUNED) else None
-    if not method:
-        method = "mcbn" if tuned is None else TUNED
+    method = method or ("mcbn" if tuned is None else TUNED)
     banks = settings.get("banks") or [settings.get("bank")]
     drawn = method != TUNED and ("mcbn" in method or "mean_statistics" in method)
+    views = settings_of_method(method, settings)
     return {
         "network": table.network,
         "method": method,
         "tuned setting": tuned,
         "bank": banks[int(number or 1) - 1] if drawn else None,
-        "number of draws": settings.get("draws") if drawn else None,
+        "number of draws": _passes(table, method) if "mcbn" in method else None,
+        "fitted temperature or scaling": table.record.get("calibrations", {}).get(table.method),
+        **{MEANT[key].removeprefix("the "): views.get(key) for key in ("views", "insert_dropout", "seed", "ensemble")},
     }
+
+
+def _passes(table: RunTable, method: str) -> int | None:
+    """Draws of an image; None where they are not one number, or not recorded."""
+    try:
+        if table.labelled:
+            of = read_json(table.folder / "scores.json", dict[str, Any], advice="Run the evaluation again.")
+            return int(of["methods"][method]["passes_per_image"])
+        return int(table.record["plan"]["draws"])
+    except (WrongUse, LookupError, TypeError, ValueError):
+        return None

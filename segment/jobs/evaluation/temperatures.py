@@ -166,8 +166,6 @@ def temperatures(
         )
     if not used:
         raise WrongUse(_none_usable(left_out, len(sources)))
-    for line in left_out_words(left_out, len(sources)):
-        log.warning("%s", line)
     best = {name: {count: fit.best(count) for count in wanted[name]} for name, fit in fits.items()}
     log.info("Temperatures: %s", best)
     return FittedCalibrations(best, left_out)

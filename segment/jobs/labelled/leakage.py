@@ -211,10 +211,10 @@ def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
                 f"significant; {LEAST} are the least."
             )
     rarest = min((found for board in boards.values() if (found := board.rarest_class())), default=None)
-    if rarest is not None and rarest[0] < min(LEAST, *(board.images for board in boards.values())):
+    if rarest is not None and rarest[0] < min(LEAST, every):
         lines.append(
-            f"The rarest class, {rarest[1]!r}, is in {count_of(rarest[0], 'image')}, of {every}: no difference in mIoU "
-            f"or Dice can be called significant; {LEAST} are the least."
+            f"The rarest class, {rarest[1]}, is in the labels of {count_of(rarest[0], 'image')}, of {every}: "
+            "differences in mIoU and Dice are tested as if of so few."
         )
     return lines
 

@@ -185,7 +185,7 @@ class SavedRun(Mapping[str, SavedImage]):
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes. Error: WrongUse for a run that does not record them."""
-        names = self.record.get("classes")
+        names = self.record.get("classes") or self.card.get("classes")
         if not names:
             raise WrongUse(
                 f"The run in {str(self.folder)!r} does not record the classes of its network, as runs of earlier "
