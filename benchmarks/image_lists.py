@@ -56,7 +56,6 @@ def main() -> None:
         "tenth_val": val[::10],
         "all_test": test,
         "test": test,
-        "some_test": test[::24],
         "twelfth_test": test[::12],
         "sixth_test": (test[::2] + test[1::2])[::6],
         "first_test": [(image,) for image, _ in test[:30]],

@@ -101,11 +101,11 @@ class Scoreboard:
 
     def rarest_class(self) -> tuple[int, str] | None:
         """How many images hold the rarest class in their label, and it in words; None without images."""
-        found = [(*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class())]
-        images, k, label = min(found, default=(0, 0, 0))
-        of_labels = self.plan.head == "multilabel"  # class 0 of a label is the lack of it
-        name = f"{'no ' * (of_labels and not k)}{self.plan.classes[label if of_labels else k]!r}"
-        return (images, name) if found else None
+        found = ((*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class()))
+        (images, k, label), lack = min(found, default=(0, 0, 0)), ""
+        if self.plan.head == "multilabel":  # class 0 of a label is the lack of it
+            k, lack = label, "no " * (not k)
+        return (images, f"{lack}{self.plan.classes[k]!r}") if images else None
 
     def confusion(self) -> Ints:  # K K; multilabel: K 2 2
         """Pixels by label (rows) and prediction (columns)."""
@@ -234,8 +234,7 @@ class Scoreboard:
     def state(self) -> dict[str, NDArray[Any]]:
         """The whole state as arrays by name, for a file or another process; `Scoreboard.of` restores it."""
         order = sorted(self._rows)
-        state: dict[str, NDArray[Any]] = {"plan": np.array(json.dumps(asdict(self.plan)))}
-        state["ids"] = np.array(order, dtype=np.str_)
+        state: dict[str, NDArray[Any]] = {"plan": np.array(json.dumps(asdict(self.plan))), "ids": np.array(order, "U")}
         state["rows"] = np.array([self._rows[i] for i in order], dtype=np.float64).reshape(-1, len(self.columns))
         for i, board in enumerate(self._boards):
             state |= {f"{i}/{name}": values for name, values in board.state().items()}
