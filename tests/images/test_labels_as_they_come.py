@@ -363,6 +363,11 @@ def test_an_annotation_belongs_to_the_image_of_its_whole_name() -> None:
         "a": "a.jpg",
         "night/a": "night/a.jpg",
     }
+    assert matching(["1.jpg", "night/1.png"], [named("night/1", "/set/night/1.jpg")]) == {"night/1": "night/1.png"}
+    deep = named("x/night/1", "/set/x/night/1.jpg")
+    assert matching(["x/night/1.png", "night/1.jpg"], [deep]) == {deep.id: "x/night/1.png"}, "folders before suffixes"
+    both = [named("1", "/set/1.jpg"), named("night/1", "/set/night/1.jpg")]
+    assert matching(["1.jpg", "night/1.png"], both) == {"1": "1.jpg", "night/1": "night/1.png"}
     assert matching(["a.jpg", "a.bmp"], [named("a")]) == {}, "either could be meant"
     colons = named("10_00_00", "/set/10:00:00.png")
     assert matching(["10:00:00.png"], [colons]) == {"10_00_00": "10:00:00.png"}

@@ -48,13 +48,17 @@ class _Image:
     suffix: str
     depth: int
 
+    @property
+    def folder(self) -> Parts:
+        return self.forms[0][:-1]
+
 
 def matching(names: Sequence[str], sources: Sequence[Source]) -> Mapping[str, str]:
     """The annotated name of each image, by the image's id; none of an image that no name fits, or several alike.
 
     A name fits if it is the end of the image's path or id, its folders included. Folders that all names lie in may be
-    called otherwise, above the folder of the images. First come names with the image's suffix, then those that share
-    the most folders with its path; what is one image's whole name is no other's.
+    called otherwise, above the folder of the images. First come names that share the most folders with its path, then
+    those with its suffix; what is one image's whole name is no other's in its folder.
 
     >>> from pathlib import Path
     >>> day, night = Source("day/a", Path("set/day/a.png")), Source("night/a", Path("set/night/a.png"))
@@ -73,16 +77,18 @@ def matching(names: Sequence[str], sources: Sequence[Source]) -> Mapping[str, st
     ]
     found: dict[str, str] = {}
     for candidates in (known, uploads):
+        taken, by_last = set(found.values()), defaultdict[str, list[_Name]](list)
+        for name in candidates:
+            if name.text not in taken:
+                by_last[name.parts[-1]].append(name)
         for whole in (True, False):
-            taken, by_last = set(found.values()), defaultdict[str, list[_Name]](list)
-            for name in candidates:
-                if name.text not in taken:
-                    by_last[name.parts[-1]].append(name)
+            owned = {(found[image.id], image.folder) for image in images if image.id in found}
             for image in images:
                 last = {form[-1] for form in image.forms}
-                near = [name for end in last for name in by_last[end] if not whole or name.suffix == image.suffix]
-                if image.id not in found and (best := _best(image, near, above)) is not None:
-                    found[image.id] = best
+                near = [name for end in last for name in by_last[end] if (name.text, image.folder) not in owned]
+                best = None if image.id in found else _best(image, near, above)
+                if best is not None and (not whole or best.suffix == image.suffix):
+                    found[image.id] = best.text
     return found
 
 
@@ -142,14 +148,14 @@ def unclear(file: Path, alike: Sequence[Source], root: str) -> WrongUse:
     )
 
 
-def _best(image: _Image, names: Sequence[_Name], above: int) -> str | None:
+def _best(image: _Image, names: Sequence[_Name], above: int) -> _Name | None:
     """The name that fits best. above: how many of the first parts of names may be called otherwise."""
-    fits: dict[int, list[str]] = {}
+    fits: dict[tuple[int, bool], list[_Name]] = {}
     for name in names:
         alike = max(_same_end(name.parts, form) for form in image.forms)
         least = max(image.depth, len(name.parts) - above, 1 if name.alone else 2)
         if alike == len(name.parts) or alike >= least:
-            fits.setdefault(alike, []).append(name.text)
+            fits.setdefault((alike, name.suffix == image.suffix), []).append(name)
     longest = fits[max(fits)] if fits else []
     return longest[0] if len(longest) == 1 else None
 
