@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
+from segment.images.formats.arrays import LABEL_KEYS
 from segment.images.formats.dicom import is_dicom, slices_of
 from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
 from segment.images.listing.folders import files_below, image_files
@@ -45,6 +46,7 @@ class Source:
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
     version: of the image on its store, where a listing has told it
     axis: of a volume: the voxel axis that its slices lie along
+    wanted: the id before it was made unique; "" where that is the id
     geometry: where the file alone does not say it (a slice of a DICOM series); else `where.geometry_of` reads it
     """
 
@@ -62,6 +64,7 @@ class Source:
     mask_part: int | str | None = None
     more: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     sample: Callable[[], tuple[Any, Any]] | None = field(default=None, compare=False, repr=False)
+    wanted: str = field(default="", compare=False, repr=False)
 
 
 def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:
@@ -112,7 +115,10 @@ def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHI
 def _sources(rows: Sequence[ListLine], root: Path, listing: Listing) -> tuple[Source, ...]:
     found = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
     ids = unique(source.id for source in found)
-    return tuple(replace(source, id=id) for id, source in zip(ids, found, strict=True))
+    return tuple(
+        source if id == source.id else replace(source, id=id, wanted=source.id)
+        for id, source in zip(ids, found, strict=True)
+    )
 
 
 def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]:
@@ -144,8 +150,9 @@ def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]
 
 def _parts_beside(path: Path | None, parts: Sequence[Part], listing: Listing) -> Sequence[Part]:
     """Of each image of a file, which image of another file belongs to it: of its key or place, or one of all."""
-    others = parts_in(path, listing) if path is not None and len(parts) > 1 else (None,)
-    if len(others) > 1 and all(isinstance(part, str) for part in (*parts, *others)):
+    others = parts_in(path, listing, single_key=True) if path is not None and len(parts) > 1 else (None,)
+    keys = all(isinstance(part, str) for part in (*parts, *others))
+    if keys and (len(others) > 1 or (others[0] in parts and others[0] not in LABEL_KEYS)):
         return parts  # a key that the other file lacks is reported where it is read
     return others if len(others) == len(parts) else [None] * len(parts)
 

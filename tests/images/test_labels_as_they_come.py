@@ -355,7 +355,7 @@ def test_an_annotation_belongs_to_no_image_of_another_folder() -> None:
 
 
 def test_an_annotation_belongs_to_the_image_of_its_whole_name() -> None:
-    two = [named("x", "/set/x.jpg"), named("x-2", "/set/x.png")]
+    two = [named("x", "/set/x.jpg"), replace(named("x-2", "/set/x.png"), wanted="x")]
     assert matching(["x.png"], two) == {"x-2": "x.png"}
     assert matching(["x.png", "x.jpg"], two) == {"x": "x.jpg", "x-2": "x.png"}
     assert matching(["x-2.png"], two) == {}, "the id of x.png is no name of its"

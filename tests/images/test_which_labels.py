@@ -87,7 +87,11 @@ def test_several_files_of_one_image_s_name_are_refused_by_their_names(tmp_path: 
     for with_some in (with_labels, with_masks):
         with pytest.raises(WrongUse, match=r"several files could belong to 'a': 'a\.jpg', 'a\.png'\. Keep one"):
             with_some(sources, tmp_path / "labels")
-        assert with_some(sources, f"{tmp_path}/labels/*.png")
+        found = with_some(sources, f"{tmp_path}/labels/*.png")
+        assert [of_one and of_one.name for source in found for of_one in (source.label or source.mask,)] == [
+            "a.png",
+            "b.png",
+        ]
     (tmp_path / "list.csv").write_text("image,label\nimages/b.jpg,labels/a.png\nimages/b.png,labels/b.png\n")
     image(tmp_path / "images" / "b.png")
     found = with_labels(find_images(tmp_path / "images"), tmp_path / "list.csv")
@@ -96,6 +100,20 @@ def test_several_files_of_one_image_s_name_are_refused_by_their_names(tmp_path: 
         image(tmp_path / "manual" / name)
     with pytest.raises(WrongUse, match=r"'21_training': '21_manual1\.gif', '21_manual1\.png'"):
         with_labels((Source("21_training", Path("21_training.tif")),), tmp_path / "manual", "_manual1")
+
+
+def test_ids_that_a_list_gives_are_names_of_their_own(tmp_path: Path) -> None:
+    for number in (1, 2):
+        image(tmp_path / "images" / f"scan-{number}.jpg")
+        image(tmp_path / "listed" / f"p{number}" / "scan.png", number)
+    rows = "image,id\n" + "".join(f"listed/p{number}/scan.png,scan-{number}\n" for number in (1, 2))
+    (tmp_path / "list.csv").write_text(rows)
+    maps = [tmp_path / "listed" / f"p{number}" / "scan.png" for number in (1, 2)]
+    for images in (tmp_path / "images", tmp_path / "list.csv"):
+        assert [source.label for source in labelled(images, tmp_path / "list.csv")] == maps
+        assert [source.mask for source in with_masks(find_images(images), tmp_path / "list.csv")] == maps
+    found = labelled(tmp_path / "list.csv", tmp_path / "images")
+    assert [source.label and source.label.name for source in found] == ["scan-1.jpg", "scan-2.jpg"]
 
 
 def test_a_mask_is_of_the_longest_name_that_its_own_begins_with(tmp_path: Path) -> None:
@@ -148,6 +166,15 @@ def test_arrays_of_two_files_belong_together_by_their_keys(tmp_path: Path) -> No
     assert label_of(first).max() == 1
     with pytest.raises(ImageUnreadable, match="right"):
         label_of(second)
+    for key, others in (("left", "right"), ("label", None), ("top", None)):
+        np.savez(tmp_path / "others.npz", **{key: left})  # type: ignore[arg-type]
+        first, second = labelled(tmp_path / "list.csv", None)
+        assert label_of(first).max() == 1
+        if others is None:
+            assert label_of(second).max() == 1, "the one array of both"
+        else:
+            with pytest.raises(ImageUnreadable, match=others):
+                label_of(second)
 
 
 def test_the_array_called_label_is_the_label_map_whatever_else_a_file_holds(tmp_path: Path) -> None:
@@ -280,3 +307,13 @@ def test_a_report_shows_those_pixels_as_the_evaluation_scored_them(network: Netw
     shown = label_of("a")
     assert shown is not None
     assert (void, np.unique(shown).tolist()) == (255, [1, 255])
+
+
+def test_a_label_map_of_one_of_a_run_s_images_of_one_name_is_not_the_other_s(network: Network, tmp_path: Path) -> None:
+    for value, suffix in enumerate((".bmp", ".png")):
+        image(tmp_path / "images" / f"x{suffix}", 50 + value)
+    image(tmp_path / "labels" / "x.png")
+    bank = segment.fit_bank(network, tmp_path / "images", batch=2, draws=2)
+    segment.predict(network, tmp_path / "images", bank, tmp_path / "run", plan=segment.PredictPlan(formats=("npz",)))
+    with pytest.raises(WrongUse, match=r"'x\.png' could belong to 'x\.bmp' or to 'x\.png'"):
+        labels_of_run(segment.load_run(tmp_path / "run"), [], tmp_path / "labels")

@@ -46,13 +46,16 @@ ARRAY_ERRORS = (
 """What a damaged .npy or .npz makes NumPy raise, when it is opened or when an array is read."""
 
 
-def parts_of_array(path: Path) -> tuple[int | str, ...]:
-    """The images of a file: numbers of a stack, or keys of an .npz that holds several; () for a single one."""
+def parts_of_array(path: Path, *, single_key: bool = False) -> tuple[int | str, ...]:
+    """The images of a file: numbers of a stack, or keys of an .npz that holds several; () for a single one.
+
+    single_key: also the key of an .npz that holds one
+    """
     try:
         if suffix_of(path) == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 keys = list(archive.files)
-            return () if len(keys) == 1 or any(key in keys for key in IMAGE_KEYS) else tuple(keys)
+            return () if (len(keys) == 1 and not single_key) or any(key in keys for key in IMAGE_KEYS) else tuple(keys)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return tuple(range(len(array))) if array.ndim == 4 else ()
     except ARRAY_ERRORS:  # reported where it is read

@@ -9,13 +9,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from segment.errors import WrongUse
 from segment.images.find import Source
 from segment.images.formats.kinds import without_suffix
-from segment.images.listing.ids import folded, safe, valid_id
+from segment.images.listing.ids import folded, valid_id
 from segment.images.listing.parts import part_name
 
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]+://|data/upload/")
@@ -94,11 +94,8 @@ def matching(names: Sequence[str], sources: Sequence[Source]) -> Mapping[str, st
 
 def original_id(source: Source) -> tuple[str, str]:
     """The id of an image's file before it was made unique, and "/0003" of an image in it."""
-    name, part = split(source)
-    folder, slash, last = name.rpartition("/")
-    own = safe(source.path.name)
-    renamed = last.startswith(f"{own}-") and last.removeprefix(f"{own}-").isdecimal()
-    return f"{folder}{slash}{own}" if renamed else name, part
+    renamed = source.id.startswith(f"{source.wanted}-")  # it may have been given another id since
+    return split(replace(source, id=source.wanted) if source.wanted and renamed else source)
 
 
 def split(source: Source) -> tuple[str, str]:

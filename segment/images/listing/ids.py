@@ -103,6 +103,17 @@ def unique(ids: Iterable[str]) -> list[str]:
     return result
 
 
+def wanted_id(id: str, name: str, ids: Collection[str]) -> str:
+    """The id that a file wanted before `unique` gave it another; "" where it has it. ids: of all its run, folded.
+
+    >>> wanted_id("day/a-2", "a.png", {"day/a", "day/a-2"}), wanted_id("a-2", "a.png", {"a-1", "a-2"})
+    ('day/a', '')
+    """
+    wanted, _, number = id.rpartition("-")
+    renamed = number.isdecimal() and folded(wanted) in ids and wanted.rpartition("/")[2] == safe(name)
+    return wanted if renamed else ""
+
+
 def free_id(id: str, given: Collection[str], reserved: Collection[str]) -> str:
     """The id, or the first of "id-2", "id-3", ... that is neither given nor reserved."""
     free, number = id, 1

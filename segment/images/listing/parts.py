@@ -52,9 +52,10 @@ class Listing:
         return cls(**settings.get("listing", {}))
 
 
-def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
+def parts_in(path: Path, listing: Listing, *, single_key: bool = False) -> tuple[Part, ...]:
     """The images of a file; a damaged one counts as one image, whose reading then says what is wrong.
 
+    single_key: an .npz of one array gives its key in place of None
     Errors: MissingExtra where listing them needs a library that is not installed.
     """
     on_store = is_url(path)
@@ -64,7 +65,7 @@ def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
         return (None,)
     try:
         with here(path) as copy:
-            return _parts_in(copy, listing) or (None,)
+            return _parts_in(copy, listing, single_key) or (None,)
     except OSError:  # said where it is read
         return (None,)
     except ImageUnreadable:
@@ -72,14 +73,14 @@ def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
 
 
 @contained
-def _parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
+def _parts_in(path: Path, listing: Listing, single_key: bool) -> tuple[Part, ...]:  # noqa: FBT001
     kind = kind_of(path)
     if kind == "video":
         return tuple(range(0, frame_count(path), listing.every))
     if kind == "volume":
         return tuple(range(volume_shape(path)[listing.axis]))
     if kind == "array":
-        return parts_of_array(path) or (None,)
+        return parts_of_array(path, single_key=single_key) or (None,)
     count = tiff_images(path) if kind == "tiff" else frames_in(path) if kind == "picture" else 1
     return tuple(range(count)) if count > 1 else (None,)
 

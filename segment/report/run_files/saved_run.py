@@ -27,6 +27,7 @@ from segment.files.writing import FULL
 from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
 from segment.images.find import Source, find_images, in_text
+from segment.images.listing.ids import folded, wanted_id
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels, read_image, read_source
 from segment.images.specs import InputSpec
@@ -165,10 +166,15 @@ class SavedRun(Mapping[str, SavedImage]):
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
         if self._of_path[entry["source"]] == 1 and "listing" not in self.settings:
-            return Source(entry["id"], place_of(self.record, entry["source"]))
+            path = place_of(self.record, entry["source"])
+            return Source(entry["id"], path, wanted=wanted_id(entry["id"], path.name, self._ids))
         if entry["id"] not in self._parts:
             raise ImageUnreadable(f"{self._images_asked!r} has no image {entry['id']!r} any more.")
         return self._parts[entry["id"]]
+
+    @cached_property
+    def _ids(self) -> set[str]:
+        return set(map(folded, self.entries))
 
     @cached_property
     def _of_path(self) -> Counter[str]:
@@ -286,8 +292,7 @@ def load_run(folder: str | Path) -> SavedRun:
         hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
         raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
     manifest = folder / MANIFEST
-    there = os.path.lexists(manifest)
-    return SavedRun(folder, record, read_entries(manifest, removed_images(record)) if there else {})
+    return SavedRun(folder, record, read_entries(manifest, removed_images(record)) if os.path.lexists(manifest) else {})
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:
