@@ -95,7 +95,9 @@ def predict(
             raise WrongUse(f"A watched folder's run lies here: give a folder in place of {in_text(folder)}.")
         images, source_text = tuple[Source, ...](), in_text(source)
     elif isinstance(source, str | Path):
-        images, source_text = with_label_parts(images_outside_runs(source, listing)), in_text(source)
+        images, source_text = images_outside_runs(source, listing), in_text(source)
+        if labels is None:
+            images = _with_labels_of_list(images)
     else:
         images, source_text = _listed(source, listing), f"{len(source)} images"
     if labels is not None:
@@ -188,6 +190,15 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     if display is not None:
         run.note(display=display.as_dict())
     return display
+
+
+def _with_labels_of_list(images: Sequence[Source]) -> tuple[Source, ...]:
+    """The images with the labels that a list names; without, where these do not fit: no prediction needs them."""
+    try:
+        return with_label_parts(images)
+    except WrongUse as error:
+        log.warning("The ground truth is not shown. %s", error)
+        return tuple(replace(image, label=None) for image in images)
 
 
 def _listed(images: Sequence[Source | str | Path], listing: Listing | None) -> tuple[Source, ...]:

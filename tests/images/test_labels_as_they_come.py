@@ -311,7 +311,7 @@ def test_coco_runs_are_drawn_as_pycocotools_draws_them() -> None:
 
 
 def test_one_annotation_is_of_one_image_only(images: Path, tmp_path: Path) -> None:
-    two = tuple(Source(f"{day}/a", images / "a.png") for day in ("day", "night"))
+    two = tuple(Source(f"{day}/a", images / day / "a.png") for day in ("day", "night"))
     with pytest.raises(WrongUse, match=r"'a.png' would belong to two images, 'day/a' and 'night/a'"):
         with_labels(two, coco(tmp_path / "one.json", ["a"]))
     with pytest.raises(ImageUnreadable, match=r"annotates 'a.png' 2 times"):

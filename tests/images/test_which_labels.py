@@ -66,8 +66,9 @@ def test_each_row_of_a_list_has_its_own_image_of_a_file_of_annotations(tmp_path:
     (tmp_path / "list.csv").write_text(rows)
     (tmp_path / "one.csv").write_text("image,label\nb.png,coco.json\n")
     for sources in (labelled(tmp_path / "list.csv", None), labelled(tmp_path, tmp_path / "list.csv")):
-        assert [int(label_of(source).sum()) for source in sources if source.label] == [4 * 32, 8 * 32]
-        assert [source.label is None for source in sources] == [False, False, True]
+        assert [int(label_of(source).sum()) for source in sources[:2]] == [4 * 32, 8 * 32]
+        with pytest.raises(ImageUnreadable, match=r"annotates no image of the name 'c\.png'"):
+            label_of(sources[2])
     (only,) = labelled(tmp_path / "one.csv", None)
     assert int(label_of(only).sum()) == 8 * 32
     with pytest.raises(ImageUnreadable, match=r"annotates no image of the name 'c\.png'"):
@@ -76,6 +77,47 @@ def test_each_row_of_a_list_has_its_own_image_of_a_file_of_annotations(tmp_path:
     image(tmp_path / "sub" / "a.png")
     with pytest.raises(WrongUse, match=r"'a\.png' would belong to two images, 'a' and 'sub/a'"):
         labelled(tmp_path / "twice.csv", None)
+    (tmp_path / "twice.csv").write_text("image,label\na.png,coco.json\na.png,coco.json\n")
+    for sources in (labelled(tmp_path / "twice.csv", None), labelled(tmp_path / "twice.csv", tmp_path / "coco.json")):
+        assert [(source.id, source.label_part) for source in sources] == [("a", "a.png"), ("a-2", "a.png")]
+
+
+def test_a_file_of_one_annotation_is_of_every_row_that_names_it(tmp_path: Path) -> None:
+    said = {"shapes": [], "imagePath": "a_rgb.png", "imageHeight": 32, "imageWidth": 40}
+    (tmp_path / "a.json").write_text(json.dumps(said))
+    image(tmp_path / "a_rgb.png")
+    image(tmp_path / "a_ir.png")
+    page = Image.fromarray(np.zeros(SIZE, np.uint8))
+    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page])
+    (tmp_path / "list.csv").write_text("image,label\na_rgb.png,a.json\na_ir.png,a.json\nstack.tif,a.json\n")
+    found = labelled(tmp_path / "list.csv", None)
+    assert [source.id for source in found] == ["a_rgb", "a_ir", "stack/0000", "stack/0001"]
+    scheme = LabelScheme(classes=("background", "car"))
+    assert all(label_of(source, scheme).shape == SIZE for source in found)
+
+
+def test_names_that_tools_export_belong_to_the_images_that_they_were_made_from(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / "photos" / f"{name}.png")
+    tasks, path = tmp_path / "tasks.json", tmp_path / "coco.json"
+    for names in (
+        ["s3://bucket/p1/a.png", "s3://bucket/p2/b.png"],
+        ["https://host/1/a.png?key=1", "https://host/2/b.png?key=2"],
+        ["s3://bucket/p1/a.png", "/data/upload/1/0123abcd-b.png"],
+        ["/data/local-files/?d=photos/a.png", "/data/local-files/?d=photos/b.png"],
+    ):
+        tasks.write_text(json.dumps([task({"image": name}, {"result": []}) for name in names]))
+        assert all(source.label for source in labelled(tmp_path / "photos", tasks)), names
+        found = labelled(tmp_path / "photos", coco(path, names))
+        assert [int(label_of(source).sum()) for source in found] == [4 * 32, 8 * 32], names
+    either = coco(path, ["s3://bucket/p1/a.png", "s3://bucket/p2/a.png", "b.png"])
+    assert [source.label for source in labelled(tmp_path / "photos", either)] == [None, either]
+    with pytest.raises(
+        WrongUse, match=r"it names 'images/a\.png', and an image is '.*photos/a\.png'\. Rename a folder"
+    ):
+        labelled(tmp_path / "photos", coco(path, ["images/a.png"]))
+    (tmp_path / "list.csv").write_text("image,id\nphotos/a.png,images/a\n")
+    assert labelled(tmp_path / "list.csv", path)[0].label_part == "images/a.png", "as the message says"
 
 
 def test_several_files_of_one_image_s_name_are_refused_by_their_names(tmp_path: Path) -> None:
@@ -317,3 +359,16 @@ def test_a_label_map_of_one_of_a_run_s_images_of_one_name_is_not_the_other_s(net
     segment.predict(network, tmp_path / "images", bank, tmp_path / "run", plan=segment.PredictPlan(formats=("npz",)))
     with pytest.raises(WrongUse, match=r"'x\.png' could belong to 'x\.bmp' or to 'x\.png'"):
         labels_of_run(segment.load_run(tmp_path / "run"), [], tmp_path / "labels")
+
+
+def test_a_list_s_labels_that_do_not_fit_stop_no_prediction(
+    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "sub/a.png"):
+        image(tmp_path / name)
+    coco(tmp_path / "coco.json", ["a.png", "b.png"])
+    (tmp_path / "list.csv").write_text("image,label\na.png,coco.json\nsub/a.png,coco.json\n")
+    bank = segment.fit_bank(network, tmp_path / "list.csv", batch=2, draws=2)
+    plan = segment.PredictPlan(formats=("npz",))
+    assert not segment.predict(network, tmp_path / "list.csv", bank, tmp_path / "run", plan=plan).failed
+    assert "The ground truth is not shown. In" in caplog.text

@@ -142,9 +142,18 @@ def _coco(content: Mapping[str, Any]) -> list[Annotation]:
     used = {shape.name: shape.category for of_image in shapes.values() for shape in of_image}
     categories = {name: None if of_name[name] > 1 else id for id, name in names.items()} | used
     return [
-        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[id]), categories, boxes[id])
+        Annotation(_coco_name(str(image["file_name"])), _size_of(image), tuple(shapes[id]), categories, boxes[id])
         for id, image in ((int(image["id"]), image) for image in content["images"])
     ]
+
+
+def _coco_name(text: str) -> str:
+    """The image's path, also of Label Studio, which exports addresses; any other name may hold `?`, `#` and `%`.
+
+    >>> _coco_name("/data/local-files/?d=set/a.png"), _coco_name("set/a 20%#1.png")
+    ('set/a.png', 'set/a 20%#1.png')
+    """
+    return _path_in(text) if "://" in text or "/data/local-files/?d=" in text else text
 
 
 def _labelme(content: Mapping[str, Any]) -> Annotation:

@@ -115,16 +115,21 @@ def by_name(sources: Sequence[Source]) -> Mapping[tuple[str, str], list[Source]]
     return groups
 
 
-def refuse_shared(found: Mapping[str, str], labels: str) -> None:
-    """Errors: WrongUse where two images would have the same labels. found: id -> what belongs to it."""
-    first: dict[str, str] = {}
+def refuse_shared(found: Mapping[str, str], sources: Sequence[Source], labels: str) -> None:
+    """Errors: WrongUse where two images would have the same labels. found: id -> what belongs to it.
+
+    A list may hold an image twice.
+    """
+    of_id = {source.id: source for source in sources}
+    first: dict[str, Source] = {}
     for id, name in found.items():
-        if name in first:
+        source = of_id[id]
+        other = first.setdefault(name, source)
+        if (other.path, other.part, other.axis) != (source.path, source.part, source.axis):
             raise WrongUse(
-                f"In {labels!r}, {name!r} would belong to two images, {first[name]!r} and {id!r}. Give the labels the "
-                "names of the images, with their folders, or name both in a CSV."
+                f"In {labels!r}, {name!r} would belong to two images, {other.id!r} and {source.id!r}. Give the labels "
+                "the names of the images, with their folders, or name both in a CSV."
             )
-        first[name] = id
 
 
 def refuse_several(id: str, files: Sequence[Source], root: str) -> None:
@@ -150,7 +155,7 @@ def _best(image: _Image, names: Sequence[_Name], above: int) -> _Name | None:
     fits: dict[tuple[int, bool], list[_Name]] = {}
     for name in names:
         alike = max(_same_end(name.parts, form) for form in image.forms)
-        least = max(image.depth, len(name.parts) - above, 1 if name.alone else 2)
+        least = max(image.depth, 1 if name.alone else max(len(name.parts) - above, 2))
         if alike == len(name.parts) or alike >= least:
             fits.setdefault((alike, name.suffix == image.suffix), []).append(name)
     longest = fits[max(fits)] if fits else []

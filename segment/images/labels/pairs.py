@@ -75,7 +75,8 @@ def with_labels(
 def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
     """The sources, each with its part of the label file that a list names: a volume's slice, or the annotated name.
 
-    One that the file has nothing of keeps no label.
+    A file of one annotation belongs to each row that names it. Of several, one that does not fit a row is asked for by
+    the image's id, which is reported where it is read.
     Errors: WrongUse where two images would have the same labels.
     """
     sources, of_file = with_slices(sources), defaultdict[Path, list[Source]](list)
@@ -83,12 +84,13 @@ def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
         path = source.label if source.label_part is None else None
         if path is not None and path.suffix.lower() in ANNOTATION_SUFFIXES:
             of_file[path].append(source)
-    found: dict[str, Source] = {}
+    parts: dict[str, str] = {}
     for path, rows in of_file.items():
-        if len(rows) > 1:  # the file of one image, as LabelMe's, is whatever it says read for that
-            with suppress(ImageUnreadable):  # reported where it is read
-                found |= {source.id: source for source in _annotated(rows, path)}
-    return tuple(found.get(source.id, source) for source in sources)
+        with suppress(ImageUnreadable):  # reported where it is read
+            if len(rows) > 1 and len(annotations_in(path)) > 1:  # the file of one row is opened where it is read
+                found = {source.id: source.label_part for source in _annotated(rows, path)}
+                parts |= {id: id if part is None else str(part) for id, part in found.items()}
+    return tuple(replace(source, label_part=parts[source.id]) if source.id in parts else source for source in sources)
 
 
 def with_known_labels(
@@ -173,7 +175,7 @@ def _of_same_names(
         name, part = original_id(label)
         refuse_several(id, of_name[folded(name), part], labels)
     both = {**maps, **{id: label for id, label in alike.items() if label is not None}}
-    refuse_shared({id: label.id for id, label in both.items()}, labels)
+    refuse_shared({id: label.id for id, label in both.items()}, sources, labels)
     return both
 
 
@@ -241,7 +243,7 @@ def _of_labelme(sources: Sequence[Source], files: Mapping[str, Path], root: str)
 def _annotated(sources: Sequence[Source], path: Path) -> tuple[Source, ...]:
     """The sources, each with its part of a file of annotations; one that this does not name has no label."""
     found = matching(list(annotations_in(path)), sources)
-    refuse_shared(found, str(path))
+    refuse_shared(found, sources, str(path))
     return tuple(
         replace(source, label=path if source.id in found else None, label_part=found.get(source.id))
         for source in sources

@@ -66,8 +66,8 @@ def _annotation(path: Path, part: int | str | None, image: Source | None) -> Ann
         return next(iter(images.values()))
     name = matching(list(images), [image]).get(image.id) if part is None and image is not None else part
     if name is None or str(name) not in images:
-        asked = repr(name or (image.path.name if image is not None else part))
-        raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {asked}.")
+        asked = part if image is None else image.path.name
+        raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {asked!r}.")
     return images[str(name)]
 
 

@@ -22,8 +22,8 @@ from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_messag
 from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.estimation.failures import reason_of
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
-from segment.images.find import Source
-from segment.images.labels.annotations import ANNOTATION_SUFFIXES
+from segment.images.find import Source, in_text
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in
 from segment.images.labels.pairs import with_label_parts, with_labels
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
@@ -95,8 +95,11 @@ def labelled(
         if suffix:
             raise WrongUse(f"{none} a label map that ends in {suffix!r} in {str(labels)!r}.")
         if labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES:
+            named = first_of((repr(name) for name in annotations_in(Path(labels))), 1) or "no image"
             raise WrongUse(
-                f"{none} annotations in {str(labels)!r}. A name in it is the end of its image's path, with its folders."
+                f"{none} annotations in {str(labels)!r}. A name in it is the end of its image's path, with its "
+                f"folders: it names {named}, and an image is {in_text(sources[0].path)!r}. Rename a folder, or give "
+                "images as a CSV whose column `id` has the names."
             )
         if labels is None:
             raise WrongUse(
