@@ -128,6 +128,21 @@ def test_one_label_map_is_not_given_to_two_images_of_one_name(
     assert shown[-1].label_of("b/x") is None
 
 
+def test_label_maps_of_whole_names_belong_to_images_that_differ_by_their_suffix(
+    fitted: tuple[Network, Bank], shown: list[ReportContents], tmp_path: Path
+) -> None:
+    network, bank = fitted
+    for folder, make in (("images", pixels), ("labels", ids)):
+        (tmp_path / folder).mkdir()
+        for seed, suffix in enumerate((".bmp", ".png")):
+            Image.fromarray(make(seed)).save(tmp_path / folder / f"x{suffix}")
+    predict(network, tmp_path / "images", bank, tmp_path / "run", PredictPlan(precision="fp32"))
+    report([tmp_path / "run"], tmp_path / "r.html", labels=tmp_path / "labels")
+    for id in shown[0].run:
+        seed = (".bmp", ".png").index(shown[0].run.source_of(shown[0].run.entries[id]).path.suffix)
+        np.testing.assert_array_equal(shown[0].label_of(id), ids(seed))
+
+
 def test_a_flip_book_shows_the_draws_that_the_run_took_and_refuses_others(
     fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents]
 ) -> None:

@@ -146,15 +146,17 @@ def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
         with suppress(SegmentError):  # `label_of` says of each image that is gone
             images.append(run.source_of(entry))
     by_id = with_labels(images, labels)
-    by_name = with_labels([replace(image, id=image.path.stem) for image in images], labels)
+    lacking = [image for image, found in zip(images, by_id, strict=True) if found.label is None]
+    by_name = with_labels([replace(image, id=image.path.stem) for image in lacking], labels) if lacking else ()
+    named = dict(zip((image.id for image in lacking), by_name, strict=True))
     alike = Counter(image.path.stem for image in images)
     taken = {(image.label, image.label_part) for image in by_id}
     found, unclear = [], list[str]()
-    for image, first, second in zip(images, by_id, by_name, strict=True):
-        alone = alike[image.path.stem] == 1
-        if first.label is None and not alone and (second.label, second.label_part) not in taken:
+    for image, first in zip(images, by_id, strict=True):
+        second, alone = named.get(image.id, first), alike[image.path.stem] == 1
+        if second is not first and not alone and (second.label, second.label_part) not in taken:
             unclear.append(image.id)
-        found.append(second if first.label is None and alone else first)
+        found.append(second if alone else first)
     if unclear:
         raise WrongUse(
             f"A label map in {str(labels)!r} fits several images by its name: {first_of(map(repr, unclear), 4)}. Name "
