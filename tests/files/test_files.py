@@ -332,7 +332,7 @@ def test_what_is_noted_later_joins_what_was_there(tmp_path: Path) -> None:
     run.note(plan={"tile": None}, versions={"torch": "2"})
     run.note(timings={"seconds": 1.5})
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert list(record) == ["settings", "sources", "plan", "versions", "timings"]
+    assert list(record) == ["settings", "working_folder", "sources", "plan", "versions", "timings"]
     assert everything_in(tmp_path / "run") == [
         ".lock",
         "a",

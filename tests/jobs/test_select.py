@@ -344,7 +344,7 @@ def test_images_of_deep_bands_are_read_as_the_run_read_them(
         path.write_bytes(b"no image")
     write_regions(found, tmp_path / "windows", tmp_path / "run")
     assert "4 of 4 crops could not be made. i" in caplog.text
-    with pytest.raises(WrongUse, match=r"No image of this run can be read.*does not decode"):
+    with pytest.raises(WrongUse, match=r"No image of this run can be read.*has changed since the run"):
         select(tmp_path / "run", 2, unlike=True)
 
 
