@@ -216,9 +216,11 @@ def test_what_is_no_file_is_given_to_fail_by_its_name_and_empty_files_are_told(
     assert "are empty" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["run", "missing"])
-def test_what_cannot_be_watched_is_refused(small_and_bank: tuple[Network, Bank], tmp_path: Path, where: str) -> None:
-    with pytest.raises(WrongUse, match="cannot be watched"):
+@pytest.mark.parametrize(("where", "why"), [("run", "is the folder of the images"), ("missing", "cannot be watched")])
+def test_what_cannot_be_watched_is_refused(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, where: str, why: str
+) -> None:
+    with pytest.raises(WrongUse, match=why):
         watch(small_and_bank, tmp_path / where, tmp_path / "run")
     with pytest.raises(WrongUse, match="looked at every 0 seconds"):
         WatchPlan(every=0)

@@ -142,7 +142,8 @@ def test_classes_without_names_are_those_of_the_network_and_not_those_that_the_f
 def test_a_run_that_records_no_classes_is_not_given_any(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"classes": []}))
+    record["settings"]["card"]["classes"] = record["classes"] = []
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     run = segment.load_run(tmp_path / "run")
     assert len(repr(run).splitlines()) == 1
     with pytest.raises(WrongUse, match="does not record the classes of its network"):
