@@ -41,6 +41,7 @@ from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
 from segment.report.results_page import sweep_section
+from segment.report.run_files.saved_run import load_run
 from segment.report.sweep_words import shown_names, sweep_sentences
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
@@ -347,6 +348,12 @@ def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_
     assert line["x"] == charts[0]["ticks"] == [1, 2, 4, 8]
     (last,) = of(swept, method="mcbn", draws=8)
     assert line["y"][-1] == last.result[OVER]["nll"]["value"]
+
+
+def test_a_sweep_alone_has_a_report_with_the_names_of_its_classes(swept: Sweep, tmp_path: Path) -> None:
+    run = load_run(swept.folder)
+    assert run.classes == tuple(run.card["classes"])
+    assert report([swept.folder], tmp_path / "sweep.html").files == (tmp_path / "sweep.html",)
 
 
 def a_row(setting: Setting | None, draws: int, nll: float, method: str = "mcbn", severity: int = 0) -> Row:
