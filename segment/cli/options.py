@@ -134,6 +134,17 @@ def loaded(
     )
 
 
+def loaded_where_named(
+    model: str | None, weights: Path | None, device: str, prefix: str | None, extra_keys: str, *, trust: bool
+) -> Network | None:
+    """The same of a command that may name none. Errors: WrongUse for options that would load it."""
+    if model is None:
+        keys = None if extra_keys == "refuse" else extra_keys
+        refuse_unused({"--weights": weights, "--prefix": prefix, "--extra-keys": keys}, "--model")
+        return None
+    return loaded(model, weights, device, prefix, extra_keys, trust=trust)
+
+
 def size_of(text: str | None) -> tuple[int, int] | None:
     """HxW to (H, W).
 

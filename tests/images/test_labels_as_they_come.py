@@ -340,7 +340,7 @@ def grey(path: Path, value: int = 0) -> Path:
 
 
 def named(id: str, path: str = "") -> Source:
-    return Source(id, Path(path or f"/work/set/{id}.png"))
+    return Source(id, Path(path or f"/home/ann/set/{id}.png"))
 
 
 def test_an_annotation_belongs_to_no_image_of_another_folder() -> None:

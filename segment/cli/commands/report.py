@@ -10,7 +10,7 @@ import typer
 from segment.cli import screen
 from segment.cli.app import app
 from segment.cli.log_messages import warn
-from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded, refuse_unused
+from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded_where_named
 from segment.errors import count_of
 
 
@@ -44,10 +44,7 @@ def report(
     from segment.files.banks.bank_file import load_bank
     from segment.jobs.report import report as write_report
 
-    if model is None:
-        keys = None if extra_keys == "refuse" else extra_keys
-        refuse_unused({"--weights": weights, "--prefix": prefix, "--extra-keys": keys}, "--model")
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust) if model is not None else None
+    network = loaded_where_named(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:
         written = write_report(
             paths,

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded, refuse_unused
+from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded_where_named
 from segment.errors import WrongUse
 
 
@@ -60,10 +60,7 @@ def select(
 
     if model is not None and not diverse:
         raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
-    if model is None:
-        keys = None if extra_keys == "refuse" else extra_keys
-        refuse_unused({"--weights": weights, "--prefix": prefix, "--extra-keys": keys}, "--model")
-    network = None if model is None else loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loaded_where_named(model, weights, device, prefix, extra_keys, trust=trust)
     path = output or run / "select.csv"
     refuse_other_file(path)
     selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)

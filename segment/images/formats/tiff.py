@@ -74,8 +74,7 @@ def tiff_images(path: Path) -> int:
 
 def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
     """Height and width of an image, by the header."""
-    sizes = _sizes(path, state_of(path))
-    return sizes[number or 0] if (number or 0) < len(sizes) else None
+    return dict(enumerate(_sizes(path, state_of(path)))).get(number or 0)
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from segment.errors import WrongUse
-from segment.files.reading import read_json
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.labelled.labels import label_options
@@ -59,7 +58,7 @@ def _predictor(table: RunTable) -> dict[str, Any]:
     method = method or ("mcbn" if tuned is None else TUNED)
     banks = settings.get("banks") or [settings.get("bank")]
     drawn = method != TUNED and ("mcbn" in method or "mean_statistics" in method)
-    views = settings_of_method(method, settings)
+    used = settings_of_method(method, settings)
     return {
         "network": table.network,
         "method": method,
@@ -67,7 +66,7 @@ def _predictor(table: RunTable) -> dict[str, Any]:
         "bank": banks[int(number or 1) - 1] if drawn else None,
         "number of draws": _passes(table, method) if "mcbn" in method else None,
         "fitted temperature or scaling": table.record.get("calibrations", {}).get(table.method),
-        **{MEANT[key].removeprefix("the "): views.get(key) for key in ("views", "insert_dropout", "seed", "ensemble")},
+        **{MEANT[key].removeprefix("the "): used.get(key) for key in ("views", "insert_dropout", "seed", "ensemble")},
     }
 
 
@@ -75,8 +74,7 @@ def _passes(table: RunTable, method: str) -> int | None:
     """Draws of an image; None where they are not one number, or not recorded."""
     try:
         if table.labelled:
-            of = read_json(table.folder / "scores.json", dict[str, Any], advice="Run the evaluation again.")
-            return int(of["methods"][method]["passes_per_image"])
+            return int((table.saved.scores or {})["methods"][method]["passes_per_image"])
         return int(table.record["plan"]["draws"])
     except (WrongUse, LookupError, TypeError, ValueError):
         return None
