@@ -156,11 +156,19 @@ def check_writable(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> WrongUse:
-    """The refusal for a file or folder that cannot be written, in one line."""
+    """The refusal for a file or folder that cannot be written, in one line; another file that is to blame is named."""
     why = error.strerror or str(error)
+    if isinstance(error.filename, str) and _read_for(path, Path(error.filename)):
+        return WrongUse(f"Cannot write {url_of(path)!r}, for {error.filename!r} cannot be read: {why}.")
     return WrongUse(
         f"Cannot write {url_of(path)!r}: {why}. Choose an output folder that can be written, on a disk with free space."
     )
+
+
+def _read_for(path: Path, other: Path) -> bool:
+    """Whether another file is neither a folder of `path`, nor in it, nor a file that is not whole yet."""
+    related = path.is_relative_to(other) or other.is_relative_to(path)
+    return not related and not any(".part" in Path(name).suffixes for name in other.parts)
 
 
 def _discard(part: Path) -> None:

@@ -212,6 +212,15 @@ def test_a_file_where_the_folder_should_be_is_told_in_one_line(tmp_path: Path) -
     assert (tmp_path / "run").read_text() == "in the way"
 
 
+def test_a_file_that_cannot_be_read_while_another_is_written_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "image.png"
+    with pytest.raises(WrongUse) as refusal, fresh(tmp_path / "page.html") as stream:
+        stream.write(missing.read_bytes())
+    assert repr(str(missing)) in str(refusal.value)
+    assert "output folder" not in str(refusal.value)
+    assert everything_in(tmp_path) == []
+
+
 def test_a_value_that_json_lacks_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"score": math.nan})
