@@ -34,6 +34,7 @@ from segment.methods.augmentation import View
 from segment.networks.load import Network
 from segment.report.estimate_words import estimate_words
 from segment.report.run_comparison import compare_rows, in_words
+from segment.report.run_files.saved_run import SavedRun
 from segment.scenes.scene import TEST, scene
 from segment.scores.functional.binning import BINS, bin_of
 from segment.significance.estimated_accuracy import Estimates
@@ -68,7 +69,7 @@ def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory)
 def test_pixels_without_data_have_no_confidence(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     np.savez(tmp_path / "a" / "maps.npz", one_minus_max=np.array([[0.5, np.nan], [np.nan, 0.25]], np.float32))
-    counts = RunTable(tmp_path, "", (), {"a": {}}, {}, labelled=False).confidences()
+    counts = RunTable(SavedRun(tmp_path, {}, {}), "", (), {"a": {}}, labelled=False).confidences()
     assert counts is not None
     assert counts.sum() == 2
     assert counts[bin_of(np.array([0.25, 0.5], np.float32)), 0].tolist() == [1, 1]
@@ -81,7 +82,7 @@ def test_images_of_several_sizes_have_an_estimate_of_the_mean_over_images() -> N
             str(number): {"pixels": size, "accuracy": a, "expected_accuracy": a}
             for number, (a, size) in enumerate(zip(accuracy, sizes, strict=True))
         }
-        return RunTable(Path(), "mcbn", ("mcbn",), rows, {}, labelled=True)
+        return RunTable(SavedRun(Path(), {}, {}), "mcbn", ("mcbn",), rows, labelled=True)
 
     labelled = np.zeros((BINS, 2), dtype=np.int64)
     labelled[0] = (9060, 1040)

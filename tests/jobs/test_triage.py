@@ -566,6 +566,9 @@ def test_a_triage_that_was_edited_is_refused_and_so_is_a_damaged_one(
 
 
 def test_a_folder_without_counts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="holds no run"):
+        calibrate_triage(tmp_path, ASKED)
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(WrongUse, match="holds no counts of images"):
         calibrate_triage(tmp_path, ASKED)
     (tmp_path / IMAGE_COUNTS).write_bytes(b"no archive")
@@ -602,13 +605,21 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
         ("run.json", "[" * 100_000),
         ("scores.json", '{"methods": {}}'),
         ("scores.json", '{"methods": []}'),
+        ("scores.json", None),
         ("manifest.jsonl", '{"id": "a"}\n'),
     ],
 )
-def test_an_evaluation_that_lacks_a_part_gives_no_triage(scores: Path, tmp_path: Path, name: str, content: str) -> None:
+def test_an_evaluation_that_lacks_a_part_gives_no_triage(
+    scores: Path, tmp_path: Path, name: str, content: str | None
+) -> None:
     folder = shutil.copytree(scores, tmp_path / "scores")
-    (folder / name).write_text(content)
-    with pytest.raises(WrongUse, match=r"no whole evaluation|is damaged|does not read: a row is cut short") as refusal:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    refused = (
+        r"no whole evaluation|is damaged|does not read: a row is cut short|does not hold what an evaluation writes"
+    )
+    with pytest.raises(WrongUse, match=refused) as refusal:
         calibrate_triage(folder)
     assert "\n" not in str(refusal.value)
 

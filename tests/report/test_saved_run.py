@@ -175,6 +175,10 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, fo
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(WrongUse, match=r"run.json' is damaged or of another version: .*Run the command again"):
         segment.load_run(tmp_path)
+    for content in ('{"settings": []}', '{"settings": {"card": null}}', '{"fingerprints": null}', '{"plan": 1}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(WrongUse, match=r"run.json' is damaged"):
+            segment.load_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "per_image.csv").write_bytes(b"id,dice\na,\xff\n")
     with pytest.raises(WrongUse, match=r"per_image.csv' does not read: .* Run the evaluation again"):

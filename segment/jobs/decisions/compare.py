@@ -14,10 +14,11 @@ from segment.files.writing import write_bytes, write_json, write_text
 from segment.guarantees.groups import frames, groups_of, sequence_text
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
-from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
+from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.jobs.evaluation.combinations import TUNED
 from segment.pictures.comparisons import Moved, comparison_picture
 from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of
+from segment.report.run_files.run_folder import PER_IMAGE
 from segment.report.tables import words
 from segment.scores.functional.binning import Ints
 from segment.significance.corrections import SIGNIFICANT, verdict
@@ -63,7 +64,7 @@ def compare(
 
     """
     a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
-    if method is None and TUNED in a.methods and not b.labelled and b.record.get("settings", {}).get("tuned"):
+    if method is None and TUNED in a.methods and not b.labelled and b.run.settings.get("tuned"):
         a = run_table(Path(first), TUNED)
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
@@ -175,10 +176,10 @@ def _known(folder: Path, a: RunTable) -> RunTable:
 
 def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
     """What is said of pairs whose images are not the same file; nothing where a run declares a corruption of them."""
-    if not pairs or any(table.record.get("settings", {}).get("shift") for table in (a, b)):
+    if not pairs or any(table.run.settings.get("shift") for table in (a, b)):
         return ()
-    both = [name for name in a.rows.keys() & b.rows.keys() if name in a.contents and name in b.contents]
-    other = sum(a.contents[name] != b.contents[name] for name in both)
+    first, second = a.run.sha256, b.run.sha256
+    other = sum(first[name] != second[name] for name in first.keys() & second.keys())
     return (f"{other} of {pairs} pairs hold other pixels: one id, and files that differ.",) if other else ()
 
 
@@ -203,7 +204,7 @@ def _of_frames(videos: Sequence[str]) -> str:
 
 def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
     """What is said of runs whose masks mean other things; classes without names of their own differ by number only."""
-    first, second = (tuple(table.record.get("classes") or ()) for table in (a, b))
+    first, second = (tuple(table.run.record.get("classes") or ()) for table in (a, b))
     unnamed = len(first) == len(second) and (are_given_names(first) or are_given_names(second))
     if not first or not second or first == second or unnamed:
         return ()
@@ -213,11 +214,11 @@ def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
 
 def _names(a: RunTable, b: RunTable) -> tuple[str, str]:
     """As short as they differ: the folders' names, the methods where these are equal."""
-    if a.place.resolve() == b.place.resolve() and a.method != b.method:
+    if a.run.place.resolve() == b.run.place.resolve() and a.method != b.method:
         return a.method, b.method
-    names = [table.place.resolve().name for table in (a, b)]
+    names = [table.run.place.resolve().name for table in (a, b)]
     if names[0] == names[1]:
-        names = [url_of(table.place) for table in (a, b)]
+        names = [url_of(table.run.place) for table in (a, b)]
     if a.method != b.method:
         names = [f"{name} ({table.method or 'predicted'})" for name, table in zip(names, (a, b), strict=True)]
     return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")

@@ -26,7 +26,7 @@ def other_labels(a: RunTable, b: RunTable, pairs: Sequence[str]) -> str:
     """
     if not (a.labelled and b.labelled):
         return ""
-    in_a, in_b = (label_options(table.record.get("settings", {})) for table in (a, b))
+    in_a, in_b = (label_options(table.run.settings) for table in (a, b))
     parts = [f"{name} is {in_a[name]} in A and {in_b[name]} in B" for name in in_a if in_a[name] != in_b[name]]
     pixels = sum(a.rows[name].get("pixels") != b.rows[name].get("pixels") for name in pairs)
     if pixels:
@@ -52,7 +52,7 @@ def other_predictor(a: RunTable, b: RunTable) -> str:
 
 def _predictor(table: RunTable) -> dict[str, Any]:
     """What decides a run's confidences, by words; None where it is not known or has no part in them."""
-    settings = table.record.get("settings", {})
+    settings = table.run.settings
     method, _, number = table.method.partition("#")
     tuned = settings.get("tuned") if method in ("", TUNED) else None
     method = method or ("mcbn" if tuned is None else TUNED)
@@ -60,12 +60,12 @@ def _predictor(table: RunTable) -> dict[str, Any]:
     drawn = method != TUNED and ("mcbn" in method or "mean_statistics" in method)
     used = settings_of_method(method, settings)
     return {
-        "network": table.network,
+        "network": table.run.network,
         "method": method,
         "tuned setting": tuned,
         "bank": banks[int(number or 1) - 1] if drawn else None,
         "number of draws": _passes(table, method) if "mcbn" in method else None,
-        "fitted temperature or scaling": table.record.get("calibrations", {}).get(table.method),
+        "fitted temperature or scaling": table.run.record.get("calibrations", {}).get(table.method),
         **{MEANT[key].removeprefix("the "): used.get(key) for key in ("views", "insert_dropout", "seed", "ensemble")},
     }
 
@@ -74,7 +74,7 @@ def _passes(table: RunTable, method: str) -> int | None:
     """Draws of an image; None where they are not one number, or not recorded."""
     try:
         if table.labelled:
-            return int((table.saved.scores or {})["methods"][method]["passes_per_image"])
-        return int(table.record["plan"]["draws"])
+            return int((table.run.scores or {})["methods"][method]["passes_per_image"])
+        return int(table.run.plan["draws"])
     except (WrongUse, LookupError, TypeError, ValueError):
         return None

@@ -88,12 +88,12 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
     table = run_table(folder)
     if table.labelled:
         raise WrongUse("--regions needs maps, which an evaluation does not keep: give the folder of `segment predict`.")
-    name = measure or str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
+    name = measure or table.run.heat
     found = []
     for image in table.rows:
-        values = _map(table.place / image / "maps.npz", name)
+        values = _map(table.run.place / image / "maps.npz", name)
         boxes = best_windows(values, side, OF_AN_IMAGE)
-        source = table.sources.get(image, "")
+        source = table.run.sources.get(image, "")
         found += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
     if equal := ranks_none(f"the mean {name}", [region.value for region in found]):
         raise WrongUse(f"{equal.replace('image', 'window')}. Take another map by --by, or predict with more draws.")
@@ -155,7 +155,7 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     run: of the windows, which says how its images are read and shown
     """
     earlier = _listed_crops(folder / "regions.csv")
-    saved = run_table(run).saved
+    saved = SavedRun.read(run)
     display = saved.display or _display(regions, saved)
     rows, missing = list[tuple[object, ...]](), list[str]()
     for rank, region in enumerate(regions, start=1):

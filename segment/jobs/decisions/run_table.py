@@ -5,29 +5,24 @@ Must not know what is done with them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segment.errors import WrongUse, near
-from segment.files.reading import read_json
-from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, removed_images
-from segment.files.text_tables import read_csv
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
+from segment.report.run_files.run_folder import AGAIN, PER_IMAGE
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.run_files.scored_files import STATE, scored_files
 from segment.scores.functional.binning import BINS, Ints, bin_of
-from segment.stores.copies import folder_here, here
+from segment.stores.copies import here
 from segment.stores.urls import url_of
 from segment.uncertainty.measures import MEASURES
 
-PER_IMAGE = "per_image.csv"
 CONFIDENCE = "one_minus_max"
 
 
@@ -35,27 +30,15 @@ CONFIDENCE = "one_minus_max"
 class RunTable:
     """One method's numbers of a run.
 
-    folder: of the run; of one on a store, a copy of the files that are in no folder of it; given: where it lies, the
-    same or a URL; None: `folder`
     method: "" for what predict wrote; methods: all that the run has
-    rows: id -> column -> number; sources: id -> path; record: run.json. labelled: whether the masks were scored
-    lines: of the manifest, by id
+    rows: id -> column -> number. labelled: whether the masks were scored
     """
 
-    folder: Path
+    run: SavedRun
     method: str
     methods: tuple[str, ...]
     rows: Mapping[str, Mapping[str, float]]
-    sources: Mapping[str, str]
     labelled: bool
-    record: Mapping[str, Any] = field(default_factory=dict)
-    lines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    given: Path | None = None
-
-    @property
-    def place(self) -> Path:
-        """Where the run lies, here or on a store."""
-        return self.folder if self.given is None else self.given
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,30 +46,14 @@ class RunTable:
         return tuple(dict.fromkeys(column for row in self.rows.values() for column in row))
 
     @property
-    def saved(self) -> SavedRun:
-        """How its images are read and shown."""
-        return SavedRun(self.folder, self.record, self.lines)
-
-    @property
-    def contents(self) -> dict[str, str]:
-        """Id -> SHA-256 of the image's file, where it was read whole."""
-        return {name: str(line["sha256"]) for name, line in self.lines.items() if line.get("sha256")}
-
-    @property
     def multilabel(self) -> bool:
         """Whether a pixel has a yes or no for each label."""
-        card = self.record.get("settings", {}).get("card")
-        return isinstance(card, Mapping) and card.get("head") == "multilabel"
-
-    @property
-    def network(self) -> str | None:
-        """Fingerprint of the network that made it; None where none was recorded."""
-        return network_in(self.record)
+        return self.run.head == "multilabel"
 
     @property
     def border(self) -> int:
         """Pixels at each side of an image that its measures leave out."""
-        return int(self.record.get("settings", {}).get("border") or 0)
+        return int(self.run.settings.get("border") or 0)
 
     def confidences(self) -> Ints | None:  # B 2
         """Pixels by the fine bin of 1 - max p: right and wrong ones, or all in the first column without labels.
@@ -104,11 +71,11 @@ class RunTable:
 
     def label_files(self) -> dict[str, tuple[str, ...]]:
         """Id -> SHA-256 of the label maps (and region mask) that the image was scored by; empty where none was kept."""
-        return {name: sums[1:] for name, sums in scored_files(self.folder).items()}
+        return {name: sums[1:] for name, sums in scored_files(self.run.folder).items()}
 
     def _scored_confidences(self) -> Ints | None:
         try:
-            with np.load(self.folder / STATE, allow_pickle=False) as archive:
+            with np.load(self.run.folder / STATE, allow_pickle=False) as archive:
                 names = [
                     name
                     for name in archive.files
@@ -122,7 +89,7 @@ class RunTable:
         counts = np.zeros((BINS, 2), dtype=np.int64)
         for name in self.rows:
             try:
-                with here(self.place / name / "maps.npz") as path, np.load(path, allow_pickle=False) as archive:
+                with here(self.run.place / name / "maps.npz") as path, np.load(path, allow_pickle=False) as archive:
                     if CONFIDENCE not in archive.files:
                         return None
                     values = archive[CONFIDENCE]
@@ -146,40 +113,27 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         WrongUse: The folder holds no run, it is damaged or cut short, it has no such method, or no image is done.
 
     """
-    named, folder = folder, folder_here(folder)
-    if not (folder / MANIFEST).is_file():
-        raise WrongUse(
-            f"{in_text(named)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote."
-        )
-    record = _record(folder)
-    lines = read_entries(folder / MANIFEST, removed_images(record))
-    sources = {name: str(line["source"]) for name, line in lines.items()}
-    if (folder / PER_IMAGE).is_file():
-        table = _evaluated(folder, named, method, sources, record)
-        missing = [name for name, line in lines.items() if line["status"] == "done" and name not in table.rows]
+    run = SavedRun.read(folder)
+    if (run.folder / PER_IMAGE).is_file():
+        table = _evaluated(run, method)
+        missing = [name for name, entry in run.entries.items() if entry["status"] == "done" and name not in table.rows]
         if missing:
             raise WrongUse(
-                f"{url_of(named / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
-                f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
+                f"{url_of(folder / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
+                f"{table.method}, as {missing[0]!r}. {AGAIN}"
             )
-        return replace(table, lines=lines, given=named)
-    if "grid" in record.get("settings", {}):
+        return table
+    if "grid" in run.settings:
         raise WrongUse(
-            f"{in_text(named)!r} is a sweep, which keeps no numbers of single images: give what `segment evaluate` or "
+            f"{in_text(folder)!r} is a sweep, which keeps no numbers of single images: give what `segment evaluate` or "
             "`predict` wrote, with the setting that is wanted."
         )
     if method is not None:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
-    rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
+    rows = {name: numbers_of(entry) for name, entry in run.entries.items() if entry["status"] == "done"}
     if not any(rows.values()):
-        raise WrongUse(f"{url_of(named)!r} has no numbers of images: finish the run first, with --resume.")
-    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, lines=lines, given=named)
-
-
-def network_in(record: Mapping[str, Any]) -> str | None:
-    """Fingerprint of the network in a run.json: `predict` and `evaluate` keep it in two places."""
-    kept: str | None = record.get("fingerprints", {}).get("network") or record.get("settings", {}).get("network")
-    return kept
+        raise WrongUse(f"{url_of(folder)!r} has no numbers of images: finish the run first, with --resume.")
+    return RunTable(run, "", (), rows, labelled=False)
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
@@ -200,35 +154,19 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     return found | {name: float(value) for name, value in numbers if isinstance(value, int | float)}
 
 
-def _evaluated(
-    folder: Path, named: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]
-) -> RunTable:
-    again = "Run the evaluation again."
-    table = read_csv(folder / PER_IMAGE, advice=again)
+def _evaluated(run: SavedRun, method: str | None) -> RunTable:
+    methods = tuple(run.rows)
+    chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
+    if chosen not in methods:
+        raise WrongUse(
+            f"The evaluation {url_of(run.place)!r} has no method {chosen!r}.{near(chosen, methods)} "
+            f"It has {', '.join(methods) or 'none'}."
+        )
     try:
-        methods = tuple(dict.fromkeys(line["method"] for line in table))
-        chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
-        if chosen not in methods:
-            raise WrongUse(
-                f"The evaluation {url_of(named)!r} has no method {chosen!r}.{near(chosen, methods)} "
-                f"It has {', '.join(methods) or 'none'}."
-            )
         rows = {
-            line["id"]: {key: float(value) for key, value in line.items() if key not in ("id", "method") and value}
-            for line in table
-            if line["method"] == chosen
+            name: {key: float(value) for key, value in row.items() if key not in ("id", "method") and value}
+            for name, row in run.rows[chosen].items()
         }
-    except (ValueError, KeyError) as error:
-        raise WrongUse(f"{url_of(named / PER_IMAGE)!r} does not read: {error}. {again}") from None
-    return RunTable(folder, chosen, methods, rows, sources, labelled=True, record=record)
-
-
-def _record(folder: Path) -> Mapping[str, Any]:
-    path = folder / RECORD
-    if not os.path.lexists(path):
-        return {}
-    record = read_json(path, dict[str, Any], advice="Give another run, or run the command again.")
-    settings = record.get("settings", {})
-    if not isinstance(settings, dict):
-        raise WrongUse(f"{str(path)!r} is damaged: its settings are {settings!r}. Give another run.")
-    return record
+    except ValueError as error:
+        raise WrongUse(f"{url_of(run.place / PER_IMAGE)!r} does not read: {error}. {AGAIN}") from None
+    return RunTable(run, chosen, methods, rows, labelled=True)

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, count_of, first_of, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
-from segment.files.runs.places import RECORD, place_of
+from segment.files.runs.places import place_of
 from segment.files.text_tables import csv_text
 from segment.images.contents.hashes import refuse_changed
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
-from segment.jobs.decisions.run_table import RunTable, network_in, run_table
+from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.ranking.columns import grows_with_quality, lacks_interior, on_most_images, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
+from segment.report.run_files.run_folder import RunFolder
 from segment.report.run_files.saved_run import SavedRun
 from segment.stores.urls import url_of
 from segment.uncertainty.measures import MEASURES
@@ -117,16 +118,15 @@ def select(
         raise WrongUse(
             f"Column {chosen!r} says neither how uncertain an image is nor how good its mask: it ranks none."
         )
-    draws = table.record.get("plan", {}).get("draws", 0) if not table.labelled else 0
+    draws = table.run.plan.get("draws", 0) if not table.labelled else 0
     if equal := ranks_none(chosen, [row[chosen] for row in table.rows.values() if chosen in row], draws):
         raise WrongUse(f"{equal}. Name another column by --by, or predict with more draws.")
     ranked, missing = _ranked(table, chosen, -1 if quality else 1)
-    axis = Listing.of_settings(table.record.get("settings", {})).axis
-    selection = Selection(chosen, why, ranked[:top], ranked[top:], missing, axis)
+    selection = Selection(chosen, why, ranked[:top], ranked[top:], missing, table.run.listing.axis)
     given = None if network is None else network_of(network)
     if given is not None:
         _refuse_other_network(table, given)
-    return _unlike(selection, top, table.saved, given) if unlike else selection
+    return _unlike(selection, top, table.run, given) if unlike else selection
 
 
 def _ranked(table: RunTable, column: str, sign: int) -> tuple[tuple[Ranked, ...], str]:
@@ -144,7 +144,7 @@ def _ranked(table: RunTable, column: str, sign: int) -> tuple[tuple[Ranked, ...]
         if names:
             count, shown = count_of(len(names), "image"), first_of(sorted(names))
             sentences.append(f"{count} without {column}{reason}, listed as the {place} uncertain: {shown}.")
-    images = tuple((name, table.sources.get(name, ""), table.rows[name].get(column)) for name in order)
+    images = tuple((name, table.run.sources.get(name, ""), table.rows[name].get(column)) for name in order)
     return images, " ".join(sentences)
 
 
@@ -153,14 +153,13 @@ def _column(table: RunTable, by: str | None) -> tuple[str, str]:
     if by is not None:
         return by, f"asked for, of {table.method}" if table.method else "asked for"
     if not table.labelled:
-        heat = str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
-        return f"mean.{heat}", "the mean of the measure that the run shows as heat"
+        return f"mean.{table.run.heat}", "the mean of the measure that the run shows as heat"
     try:
-        best = _methods(table.folder / RANKING, BY)[table.method]["best"]["dice"]
+        best = _methods(table.run.folder / RANKING, BY)[table.method]["best"]["dice"]
         if best is not None and best["column"] in table.columns:
             return str(best["column"]), f"of {table.method}, {best['why']}"
     except (WrongUse, KeyError, TypeError) as error:
-        log.info("%s is not used: %s", table.folder / RANKING, error)
+        log.info("%s is not used: %s", table.run.folder / RANKING, error)
     return _by_scores(table)
 
 
@@ -181,14 +180,14 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     """
     if table.labelled:
         raise WrongUse("--ranking is for what `segment predict` wrote; an evaluation has its own.")
-    name = method or ("tuned" if "tuned" in table.record.get("settings", {}) else "mcbn")
+    name = method or ("tuned" if "tuned" in table.run.settings else "mcbn")
     path = evaluation / RANKING
     try:
         methods = _methods(path, OF_EVALUATE)
-        of_network = network_in(record := read_json(evaluation / RECORD, dict[str, Any], advice=OF_EVALUATE))
-        if None not in (of_network, table.network) and of_network != table.network:
+        other = RunFolder.read(evaluation)
+        if None not in (other.network, table.run.network) and other.network != table.run.network:
             raise WrongUse(
-                f"--ranking {str(evaluation)!r} is of another network, {record['settings']['model']!r}, whose ranking "
+                f"--ranking {str(evaluation)!r} is of another network, {other.settings['model']!r}, whose ranking "
                 "says nothing of this run's. Evaluate the run's network on labelled images."
             )
         if name not in methods:
@@ -229,7 +228,7 @@ def _methods(path: Path, advice: str) -> Any:
 def _by_scores(table: RunTable) -> tuple[str, str]:
     """Of an evaluation without `ranking.json`: what ranked its own images best."""
     try:
-        methods = _methods(table.folder / "scores.json", BY)
+        methods = _methods(table.run.folder / "scores.json", BY)
         scores = methods[table.method.partition("#")[0]]["scores"]
         ranks = {
             name.removeprefix(DICE_RANK): float(entry["value"])
@@ -237,7 +236,7 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
             if name.startswith(DICE_RANK) and entry["value"] is not None
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WrongUse(f"{url_of(table.place / 'scores.json')!r} does not read: {error}. {BY}") from None
+        raise WrongUse(f"{url_of(table.run.place / 'scores.json')!r} does not read: {error}. {BY}") from None
     if not ranks:
         return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
     best = max(on_most_images(ranks, list(table.rows.values())), key=lambda name: ranks[name])
@@ -245,8 +244,8 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
 
 
 def _refuse_other_network(table: RunTable, network: Network) -> None:
-    if table.network != network.fingerprint:
-        model = table.record.get("settings", {}).get("model")
+    if table.run.network != network.fingerprint:
+        model = table.run.settings.get("model")
         raise WrongUse(
             f"{network.name!r} is not the network of this run, which is {model!r}: name that, with its weights, or "
             "leave the model out to compare colours."

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
-from segment.files.reading import read_json
 from segment.files.runs.computation import kept_probe
 from segment.files.runs.image_counts import read_image_counts
-from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, removed_images
-from segment.files.text_tables import read_csv
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import frames, groups_of, sequence_text
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+from segment.images.find import in_text
 from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.labelled.labels import label_options
 from segment.jobs.triage.source import LABELS, PROBE, settings_of_method
-from segment.stores.copies import folder_here
+from segment.report.run_files.run_folder import RunFolder
 
 FINISH = "Finish `segment evaluate`."
 SHA_DIGITS = 16
@@ -32,77 +29,63 @@ SHA_DIGITS = 16
 class EvaluationFolder:
     """What a triage takes from an evaluation's folder.
 
-    counts: by method and bank. rows: of per_image.csv, method -> id -> column -> value
+    counts: by method and bank
     """
 
-    folder: Path
+    run: RunFolder
     counts: Mapping[str, ImageCounts]
-    rows: Mapping[str, Mapping[str, Mapping[str, str]]]
-    record: Mapping[str, Any]
-    passes: Mapping[str, int]
-    warnings: tuple[str, ...]
-    sha256: Mapping[str, str]
 
     @classmethod
     def read(cls, folder: Path) -> EvaluationFolder:
         """Errors: WrongUse where the folder holds no finished evaluation."""
-        folder = folder_here(folder)
-        counts = read_image_counts(folder)
+        run = RunFolder.read(folder)
+        read = cls(run=run, counts=read_image_counts(run.folder))
+        if run.scores is None:
+            raise WrongUse(f"{in_text(folder)!r} is no whole evaluation: it has no scores.json. {FINISH}")
         try:
-            rows: dict[str, dict[str, dict[str, str]]] = {}
-            for line in read_csv(folder / "per_image.csv", advice=FINISH):
-                rows.setdefault(line["method"], {})[line["id"]] = line
-            record = read_json(folder / RECORD, dict[str, Any], advice=FINISH)
-            content = read_json(folder / "scores.json", dict[str, Any], advice=FINISH)
-            passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
-            lines = read_entries(folder / MANIFEST, removed_images(record))
-            sha256 = {id: line["sha256"] for id, line in lines.items() if line["status"] == "done"}
-            read = cls(
-                folder=folder,
-                counts=counts,
-                rows=rows,
-                record=record,
-                passes=passes,
-                warnings=tuple(content.get("warnings", ())),
-                sha256=sha256,
-            )
-            for method in counts:  # a part that is missing is refused here, whichever method is asked for
+            for method in read.counts:  # a part that is missing is refused here, whichever method is asked for
                 read.images_of(method, None)
                 read.source(method)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise WrongUse(
-                f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. {FINISH}"
+                f"{in_text(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. {FINISH}"
             ) from error
         return read
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the evaluation warned of."""
+        return tuple((self.run.scores or {}).get("warnings", ()))
+
     def images_of(self, method: str, groups: Mapping[str, str] | None) -> ValidationImages:
         """The images of one method."""
-        counts, rows = self.counts[method], self.rows[method]
+        counts, rows = self.counts[method], self.run.rows[method]
         means = {name: {i: float(rows[i][f"mean.{name}"]) for i in counts.ids} for name in counts.plan.measures}
         dice = {i: float(rows[i]["dice"]) if rows[i]["dice"] else None for i in counts.ids}
         return ValidationImages(counts, means, dice, groups)
 
     def source(self, method: str) -> dict[str, Any]:
         """What the counts of a method were made with."""
-        settings, plan = self.record["settings"], self.record["plan"]
+        settings, plan = self.run.settings, self.run.plan
         banks, number = settings["banks"], int(method.partition("#")[2] or 1)
         tuned = settings.get("tuned") if method == TUNED else None
         bank = banks[number - 1] if len(banks) >= number else None
+        scored = (self.run.scores or {})["methods"][method.partition("#")[0]]
         return {
             "method": method.partition("#")[0],
             "model": settings["model"],
             "network": settings["network"],
             "bank": bank if tuned is None else tuned["bank"],
             **({} if tuned is None else {"tuned": tuned}),
-            "draws": self.passes[method.partition("#")[0]],
+            "draws": scored["passes_per_image"],
             "precision": plan["precision"],
             **settings_of_method(method.partition("#")[0], settings),
-            "calibration": self.record.get("calibrations", {}).get(method),
+            "calibration": self.run.record.get("calibrations", {}).get(method),
             "classes": list(self.counts[method].plan.classes),
             "images": settings["images"],
             LABELS: label_options(settings),
-            **({} if (probe := kept_probe(self.record)) is None else {PROBE: probe}),
-            "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),
+            **({} if (probe := kept_probe(self.run.record)) is None else {PROBE: probe}),
+            "sha256": sorted(sha[:SHA_DIGITS] for sha in self.run.sha256.values()),
         }
 
 

@@ -85,7 +85,7 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     images = scores.images_of(name, groups)
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
     shift = shift_of(images.means[triage.reference.measure], triage, groups)
-    text = [*filter(None, [other_labels(triage, scores.record["settings"])])]
+    text = [*filter(None, [other_labels(triage, scores.run.settings)])]
     text += [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
     if covered is not None:
@@ -94,7 +94,7 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
         known = _unknown(triage.reference.groups)
         text.append(f"T{known[1:]}, so that each counts as its own: the promise is not about that.")
     text.append(shift_sentence(shift, triage))
-    again = {sha[:SHA_DIGITS] for sha in scores.sha256.values()} & set(triage.source["sha256"])
+    again = {sha[:SHA_DIGITS] for sha in scores.run.sha256.values()} & set(triage.source["sha256"])
     if again:
         text.append(seen_sentence(len(again), len(ids)))
     content = {
@@ -105,8 +105,8 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
         "shift": shift_dict(shift, triage),
         "text": text,
     }
-    write_json(scores.folder / TRIAGED, content)
-    write_text(scores.folder / TRIAGED_TABLE, _table(images_outcomes(images, triage.plan, dict(triage.decisions))))
+    write_json(scores.run.folder / TRIAGED, content)
+    write_text(scores.run.folder / TRIAGED_TABLE, _table(images_outcomes(images, triage.plan, dict(triage.decisions))))
     return content
 
 

@@ -1,11 +1,7 @@
-"""A run's folder → its images, maps, pictures and tables, each read when it is asked for.
-
-Of `segment predict`, `evaluate` and `sweep`; writes nothing.
-"""
+"""A run's folder → its images, maps, pictures and tables, each read when it is asked for; writes nothing."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,26 +11,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segment.axes import Head
 from segment.errors import ImageUnreadable, WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
-from segment.files.reading import read_json
-from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, place_of, removed_images
-from segment.files.text_tables import read_csv
+from segment.files.runs.places import place_of
 from segment.files.writing import FULL
 from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
-from segment.images.find import Source, find_images, in_text
+from segment.images.find import Source, find_images
 from segment.images.listing.ids import folded, wanted_id
-from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels, read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
+from segment.report.run_files.run_folder import RunFolder
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, Maps
-from segment.report.run_files.score_shapes import Comparisons, Scores, checked
-from segment.stores.copies import folder_here
 from segment.uncertainty.measures import MEASURES
 
 
@@ -118,30 +108,8 @@ class SavedImage:
 
 
 @dataclass(frozen=True, repr=False)
-class SavedRun(Mapping[str, SavedImage]):
-    """A run on disk: a mapping from image id to image; maps, pictures and tables are read when they are asked for.
-
-    record: of run.json: settings, plan, versions, classes, timings
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-    entries: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = self.record.get("settings", {})
-        return settings
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        card: Mapping[str, Any] = self.settings.get("card", {})
-        return card
-
-    @property
-    def head(self) -> Head:
-        head: Head = self.card.get("head", "softmax")
-        return head
+class SavedRun(RunFolder, Mapping[str, SavedImage]):
+    """A run on disk: a mapping from image id to image; maps, pictures and tables are read when they are asked for."""
 
     @cached_property
     def input(self) -> InputSpec:
@@ -157,11 +125,6 @@ class SavedRun(Mapping[str, SavedImage]):
         """How bands became pictures; None for RGB, and for a run without pictures."""
         record = self.record.get("display")
         return Display.of(record) if record else None
-
-    @property
-    def listing(self) -> Listing:
-        """Which frames and slices of its files it has."""
-        return Listing.of_settings(self.settings)
 
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
@@ -212,28 +175,6 @@ class SavedRun(Mapping[str, SavedImage]):
             name=name, classes=self.classes, palette=colours, head=self.head, images=tuple(images), highs=self.highs
         )
 
-    @cached_property
-    def scores(self) -> Mapping[str, Any] | None:
-        """What `evaluate` or `sweep` scored; None for a run of `predict`."""
-        path = self.folder / "scores.json"
-        return checked(_json(path), Scores, path)
-
-    @cached_property
-    def comparisons(self) -> Mapping[str, Any] | None:
-        path = self.folder / "comparisons.json"
-        return checked(_json(path), Comparisons, path)
-
-    @cached_property
-    def triaged(self) -> Mapping[str, Any] | None:
-        """What `predict --triage` promised and decided; None without."""
-        return _json(self.folder / "triaged.json")
-
-    @cached_property
-    def per_image(self) -> tuple[Mapping[str, str], ...]:
-        """The rows of per_image.csv, one for each image and method; empty for a run of `predict`."""
-        path = self.folder / "per_image.csv"
-        return tuple(read_csv(path, advice="Run the evaluation again.")) if os.path.lexists(path) else ()
-
     def table(self) -> list[dict[str, Any]]:
         """A row for each image, for `pandas.DataFrame`: id, source, status, draws, seconds, and each measure's mean."""
         keys = ("id", "source", "status", "error", "draws", "seconds")
@@ -262,9 +203,8 @@ class SavedRun(Mapping[str, SavedImage]):
 
     def __repr__(self) -> str:
         failed = sum(line["status"] == "failed" for line in self.entries.values())
-        plan = self.record.get("plan", {})
         parts = [f"{count_of(len(self), 'image')}, {failed} failed"]
-        parts += [f"T = {plan['draws']}"] if "draws" in plan else []
+        parts += [f"T = {self.plan['draws']}"] if "draws" in self.plan else []
         parts += [f"{len(self.record['classes'])} classes"] if self.record.get("classes") else []
         parts += [f"scores of {', '.join(self.scores.get('methods', {}))}"] if self.scores else []
         return f"SavedRun of {self.settings.get('model', 'a network')} in {self.folder}: {'; '.join(parts)}"
@@ -283,18 +223,4 @@ def load_run(folder: str | Path) -> SavedRun:
         WrongUse: the folder holds no run, or its files are damaged.
 
     """
-    named = Path(folder)
-    folder = folder_here(named, whole=True)
-    record = _json(folder / RECORD)
-    if not os.path.lexists(folder):
-        raise WrongUse(f"{in_text(named)!r} is not there.")
-    if record is None:
-        hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
-        raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
-    manifest = folder / MANIFEST
-    return SavedRun(folder, record, read_entries(manifest, removed_images(record)) if os.path.lexists(manifest) else {})
-
-
-def _json(path: Path) -> Mapping[str, Any] | None:
-    """Errors: WrongUse where it is damaged; None where it is not there."""
-    return read_json(path, dict[str, Any], advice="Run the command again.") if os.path.lexists(path) else None
+    return SavedRun.read(Path(folder), whole=True)
