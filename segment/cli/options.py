@@ -85,7 +85,7 @@ Images = Annotated[
     typer.Option(help="Test images: a folder, a glob, or a text list with an image, or an image and a label, a line."),
 ]
 LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, of the same names; not needed with a list.")]
-ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
+ValidationImagesOption = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
 ValidationLabels = Annotated[str | None, typer.Option(help="Label maps of the validation images.")]
 ValidationMask = Annotated[str | None, typer.Option(help="Region masks of the validation images, as --mask.")]
 Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]

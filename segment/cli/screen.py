@@ -53,7 +53,14 @@ _quiet = False
 last_error = ""
 """What `refuse` showed; "" before."""
 
-UNITS = {"recording draws": "draws", "training": "steps", "intervals of": "settings", "cross-validating": "settings"}
+UNITS = {
+    "recording draws": "draws",
+    "passing the bank over": "views",
+    "refining": "steps",
+    "training": "steps",
+    "intervals of": "settings",
+    "cross-validating": "settings",
+}
 """What a stage counts, where that is not images, by how its name begins."""
 
 
@@ -135,8 +142,8 @@ class ProgressLines:
 def _unit(stage: str) -> str:
     """What a stage counts.
 
-    >>> _unit("intervals of clean images"), _unit("evaluating")
-    ('settings', 'images')
+    >>> _unit("intervals of clean images"), _unit("refining"), _unit("evaluating")
+    ('settings', 'steps', 'images')
     """
     return next((unit for begin, unit in UNITS.items() if stage.startswith(begin)), "images")
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from segment.errors import imported
 
 Outputs = Mapping[str, NDArray[np.float32]]
-Run = Callable[[NDArray[Any]], Outputs]
+RunGraph = Callable[[NDArray[Any]], Outputs]
 """Pixels (1 H W C) -> output name -> its values."""
 
 
-def in_onnxruntime(model: Any) -> Run:
+def in_onnxruntime(model: Any) -> RunGraph:
     """An ONNX model, as ONNX Runtime runs it. Errors: MissingExtra."""
     runtime = imported("onnxruntime", extra="onnx", what="Exported graphs")
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -26,7 +26,7 @@ def in_onnxruntime(model: Any) -> Run:
     return lambda image: dict(zip(names, session.run(names, {"image": image}), strict=True))
 
 
-def in_openvino(model: Any) -> Run:
+def in_openvino(model: Any) -> RunGraph:
     """An ONNX model, as OpenVINO runs it. Errors: MissingExtra."""
     openvino = imported("openvino", extra="openvino", what="Exported graphs")
     core = openvino.Core()

@@ -26,7 +26,7 @@ from segment.methods.method import Method
 from segment.networks.load import Network, load_network
 from segment.passes.passes import FAST
 from segment.pictures.palettes import palette
-from segment.report.comparison import lower_is_better
+from segment.report.comparison import improves
 from segment.report.tables import number
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan
@@ -144,4 +144,4 @@ def _verdict(score: str, gain: Mapping[str, Any]) -> str:
         return ""
     if gain["low"] <= 0 <= gain["high"]:
         return "no different"
-    return "better" if (gain["value"] < 0) == lower_is_better(score) else "worse"
+    return "better" if improves(score, gain["value"]) else "worse"

@@ -29,7 +29,7 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.results import Evaluation
 
-Banks = Bank | str | Path | Sequence[Bank | str | Path] | None
+BankInput = Bank | str | Path | Sequence[Bank | str | Path] | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def evaluate(
     images: Any,
     labels: str | Path | None = None,
     *,
-    bank: Banks = None,
+    bank: BankInput = None,
     output: str | Path | None = None,
     methods: str | Sequence[str] = (),
     draws: int | None = None,

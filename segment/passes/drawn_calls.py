@@ -24,7 +24,7 @@ from segment.tracing.sources import UNKNOWN, constants_of
 from segment.tracing.trace import depends_on_draw, writes_over_shared
 from segment.tracing.trace_cursor import TraceCursor
 
-Statistics = Mapping[str, tuple[Tensor, Tensor]]
+StackedStatistics = Mapping[str, tuple[Tensor, Tensor]]
 """Layer name -> means and variances of the draws of a pass, (D C) each."""
 
 
@@ -87,7 +87,11 @@ class DrawnCalls:
     """
 
     def __init__(
-        self, program: Program, draw: Statistics, fused: FusedCalls | None = None, exact: frozenset[int] = frozenset()
+        self,
+        program: Program,
+        draw: StackedStatistics,
+        fused: FusedCalls | None = None,
+        exact: frozenset[int] = frozenset(),
     ) -> None:
         self._program = program
         self._draw = draw
@@ -153,7 +157,7 @@ class RecordedPass(TorchFunctionMode):
 class PlainPass(BatchNormMode):
     """One pass through the network's own code under D draws, side by side along the batch axis; no result is shared."""
 
-    def __init__(self, layers: Iterable[Layer], draws: Statistics) -> None:
+    def __init__(self, layers: Iterable[Layer], draws: StackedStatistics) -> None:
         super().__init__(layers)
         self._draws = draws
 

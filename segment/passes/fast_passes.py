@@ -16,7 +16,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision
 from segment.errors import SegmentError, error_message, ran_out_of_memory
-from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, Statistics
+from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, StackedStatistics
 from segment.passes.fused import onednn
 from segment.passes.fused.convolutions import FusedConvolutions
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording
@@ -52,7 +52,7 @@ class DrawnNetwork:
         """Whether an image has used fused convolutions."""
         return bool(self._fused)
 
-    def draws(self, chunk: range) -> Statistics:
+    def draws(self, chunk: range) -> StackedStatistics:
         rows = slice(chunk.start, chunk.stop)
         return {name: (mean[rows], var[rows]) for name, (mean, var) in self._statistics.items()}
 

@@ -81,10 +81,19 @@ class Comparison:
 def lower_is_better(score: str) -> bool:
     """Whether less of a score is better.
 
-    >>> lower_is_better("ause.variance"), lower_is_better("miou")
+    >>> lower_is_better("ause.variance"), lower_is_better("ause of the best measure"), lower_is_better("miou")
+    (True, True, False)
+    """
+    return score.partition(BEST)[0].split(".")[0] in LOWER
+
+
+def improves(score: str, difference: float) -> bool:
+    """Whether a difference in a score, other than 0, is one for the better.
+
+    >>> improves("nll", -0.1), improves("miou", -0.1)
     (True, False)
     """
-    return score.split(".")[0] in LOWER
+    return (difference < 0) == lower_is_better(score)
 
 
 def scores(
@@ -245,7 +254,7 @@ class _AllMethods:
         names = {method: name for method in self.every if (name := self.name(title, method))}
         if len(names) < 2:
             return None
-        sign = 1 if lower_is_better(title.split(" ")[0]) else -1
+        sign = 1 if lower_is_better(title) else -1
         order = sorted(names, key=lambda method: (sign * self.mean[method][names[method]].value, method))
         entries = {method: self.entry(method, names[method]) for method in order}
         differences = {}

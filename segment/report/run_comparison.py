@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segment.errors import count_of
-from segment.report.comparison import lower_is_better
+from segment.report.comparison import improves
 from segment.report.comparison_notes import paired_notes, unpaired_notes
 from segment.report.estimate_words import estimate_words
 from segment.report.tables import words
@@ -136,7 +136,7 @@ def better(column: str, difference: float, *, comparable: bool = True) -> str:
     comparable: whether A and B have the same labels
     """
     if column in QUALITY and comparable:
-        return "better" if (difference < 0) == lower_is_better(column) else "worse"
+        return "better" if improves(column, difference) else "worse"
     return "higher" if difference > 0 else "lower"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from segment.errors import count_of
-from segment.report.comparison import BEST, best_entry, lower_is_better
+from segment.report.comparison import BEST, best_entry, improves, lower_is_better
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
 
 WORDS = {
@@ -152,7 +152,7 @@ def arrow(score: str) -> str:
     >>> arrow("nll"), arrow("error_auroc of the best measure")
     ('↓', '↑')
     """
-    return "↓" if lower_is_better(score.partition(BEST)[0]) else "↑"
+    return "↓" if lower_is_better(score) else "↑"
 
 
 def heading(score: str, more: str = "") -> str:
@@ -270,7 +270,7 @@ def gained(score: str, entry: Mapping[str, Any]) -> str:
     found = verdict(entry)
     if found != SIGNIFICANT:
         return found
-    return "significantly better" if (entry["value"] < 0) == (arrow(score) == "↓") else "significantly worse"
+    return f"significantly {'better' if improves(score, entry['value']) else 'worse'}"
 
 
 def few(units: int, over: str, what: str, deviations: float) -> str:

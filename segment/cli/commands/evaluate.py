@@ -33,7 +33,7 @@ from segment.cli.options import (
     Trust,
     TunedFolder,
     Unseen,
-    ValidationImages,
+    ValidationImagesOption,
     ValidationLabels,
     ValidationMask,
     Void,
@@ -63,7 +63,7 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="Methods, with commas; default: the common ones that are possible. See docs/guide.md.")
     ] = "",
-    validation_images: ValidationImages = None,
+    validation_images: ValidationImagesOption = None,
     validation_labels: ValidationLabels = None,
     validation_mask: ValidationMask = None,
     void: Void = None,

@@ -35,7 +35,7 @@ from segment.cli.options import (
     Together,
     Transforms,
     Trust,
-    ValidationImages,
+    ValidationImagesOption,
     ValidationLabels,
     ValidationMask,
     Void,
@@ -82,7 +82,7 @@ def sweep(
     bank: Annotated[
         list[Path] | None, typer.Option(help="A further bank, such as a distilled one, with all of its draws.")
     ] = None,
-    validation_images: ValidationImages = None,
+    validation_images: ValidationImagesOption = None,
     validation_labels: ValidationLabels = None,
     validation_mask: ValidationMask = None,
     insert_dropout: InsertDropout = None,

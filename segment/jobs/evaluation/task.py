@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from segment.jobs.labelled.labels import Pixels
+from numpy.typing import NDArray
+
 from segment.jobs.progress import Progress, silent
 
-Change = Callable[[Pixels, str], Pixels]
+Change = Callable[[NDArray[Any], str], NDArray[Any]]
 """What is done to an image before the network sees it (a corruption); its id seeds it."""
 
 

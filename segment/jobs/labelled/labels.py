@@ -38,8 +38,6 @@ from segment.scores.plan import OUTSIDE, ScorePlan
 from segment.stores.requests import files_below
 from segment.stores.urls import is_url
 
-Pixels = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -50,7 +48,7 @@ class Labelled:
     """
 
     source: Source
-    image: Pixels | Tensor
+    image: NDArray[Any] | Tensor
     label: NDArray[np.int64]
     error: str = ""
     contents: tuple[str, ...] = ()

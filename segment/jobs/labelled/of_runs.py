@@ -25,9 +25,9 @@ from segment.images.listing.parts import Listing
 from segment.images.read import region_mask
 from segment.jobs.labelled.images import HELD
 from segment.jobs.labelled.labels import contents_of, labelled
-from segment.report.html.details import Labels
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.run_files.scored_files import scored_files
+from segment.scores.functional.binning import Ints
 from segment.scores.plan import OUTSIDE
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ Part = tuple[Path, int | str | None, int]
 
 def labels_of_run(
     run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
-) -> tuple[Callable[[str], Labels | None], int | None, list[str]]:
+) -> tuple[Callable[[str], Ints | None], int | None, list[str]]:
     """The label ids of an image, by the file that it was read from; the id that is not scored; what is left out.
 
     OUTSIDE where an evaluation scores nothing: beyond its region masks, and of objects of no trained class.
@@ -50,7 +50,7 @@ def labels_of_run(
     by_part, left_out = _evaluated(run, evaluations) if labels is None else (_by_part(_named(run, labels)), [])
     scheme = _scheme(run, evaluations, void)
 
-    def label_of(id: str) -> Labels | None:
+    def label_of(id: str) -> Ints | None:
         own = run.source_of(run.entries[id])
         found = by_part.get(_part(own))
         if found is None or found.label is None:

@@ -26,7 +26,7 @@ from segment.files.versions import versions
 from segment.files.writing import check_writable
 from segment.graphs.deployed import MARK, deployed, metadata, takes_bytes
 from segment.graphs.parts import OUTPUTS
-from segment.graphs.running import Run, in_onnxruntime, in_openvino
+from segment.graphs.running import RunGraph, in_onnxruntime, in_openvino
 from segment.images.prepare import normalise
 from segment.images.specs import LARGEST, Channels, numbers_of
 from segment.methods.mcbn import mcbn
@@ -157,7 +157,7 @@ def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: An
     measures = [name for name in OUTPUTS if name != "probability"]
     worst = dict.fromkeys(OUTPUTS, 0.0)
     try:
-        run: Run = runtime(model)
+        run: RunGraph = runtime(model)
     except Exception as error:  # whatever the runtime raises
         raise ModelRefused(f"The exported graph does not load: {one_line(error, 200)}.") from error
     for image in _images(network):

@@ -21,7 +21,7 @@ from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
 from segment.files.banks.unfinished import PartialBank
 from segment.jobs.progress import Progress
-from segment.jobs.recording.worker import Draws, Recorder
+from segment.jobs.recording.worker import RecordedDraws, Recorder
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
@@ -64,7 +64,7 @@ def recorded(
             total=len(picks),
             threads=runner.threads(torch.get_num_threads()),
             keep=keep,
-            draws=Draws(dict(enumerate(draws))),
+            draws=RecordedDraws(dict(enumerate(draws))),
         )
         progress("recording draws", before, len(picks))
         try:

@@ -32,12 +32,12 @@ Numbered = tuple[int, MiniBatch]
 
 
 @dataclass
-class Draws:
+class RecordedDraws:
     """Draws by their numbers."""
 
     recorded: dict[int, Statistics] = field(default_factory=dict)
 
-    def merge(self, other: Draws) -> None:
+    def merge(self, other: RecordedDraws) -> None:
         self.recorded |= other.recorded
 
 
@@ -59,7 +59,7 @@ class Recorder:
     threads: int = 1
     whole: str | None = None
     keep: Callable[[list[Statistics]], bool] | None = None
-    draws: Draws = field(default_factory=Draws)
+    draws: RecordedDraws = field(default_factory=RecordedDraws)
     kept: float = field(default_factory=time.monotonic)
 
     units_together = 1
@@ -98,11 +98,11 @@ class Recorder:
         process = ProcessSettings.here(self.threads, [source.path for source in self.pool.sources])
         return partial(_start_in_process, made, self.pool.network, layers, process)
 
-    def take_part(self) -> Draws:
-        draws, self.draws = self.draws, Draws()
+    def take_part(self) -> RecordedDraws:
+        draws, self.draws = self.draws, RecordedDraws()
         return draws
 
-    def merge(self, part: Draws) -> None:
+    def merge(self, part: RecordedDraws) -> None:
         self.draws.merge(part)
         self._show()
 

@@ -22,7 +22,6 @@ from segment.report.html import charts, tables, words
 from segment.report.html.details import (
     HIDDEN,
     DetailShape,
-    Labels,
     Sums,
     detail,
     measure_entry,
@@ -36,6 +35,7 @@ from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_maps import PREDICTION
 from segment.report.run_files.saved_run import SavedImage, SavedRun
+from segment.scores.functional.binning import Ints
 from segment.stores.requests import size_of_file
 
 COMFORTABLE, MOST = 28.0, 56.0
@@ -65,7 +65,7 @@ class ReportContents:
     evaluations: Sequence[SavedRun] = ()
     sweeps: Sequence[Sequence[Row]] = ()
     others: Sequence[tuple[str, Mapping[str, Any]]] = ()
-    label_of: Callable[[str], Labels | None] = lambda _: None
+    label_of: Callable[[str], Ints | None] = lambda _: None
     void: int | None = None
     draws: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -179,7 +179,7 @@ def _packed(sources: ReportContents, image: SavedImage, shape: DetailShape) -> _
     return _Packed(block, row, sums, picture, unseen, unlabelled)
 
 
-def _label(sources: ReportContents, image: SavedImage) -> tuple[Labels | None, str]:
+def _label(sources: ReportContents, image: SavedImage) -> tuple[Ints | None, str]:
     try:
         return sources.label_of(image.id), ""
     except (SegmentError, OSError) as error:

@@ -26,7 +26,7 @@ from segment.report.html.streams import ImageStreams
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.scores.functional import binning
-from segment.scores.functional.binning import Span, bin_of
+from segment.scores.functional.binning import Ints, Span, bin_of
 from segment.uncertainty.class_indices import likeliest_label, no_class
 from segment.uncertainty.measures import MEASURES
 
@@ -44,7 +44,6 @@ PERCENT = 100
 BINS = 15
 HIDDEN = 2**16 - 1
 """Level of a pixel without a value: no data, outside a region mask, or in a border."""
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +122,7 @@ def detail(
     image: SavedImage,
     picture: Picture,
     shape: DetailShape,
-    label: Labels | None,
+    label: Ints | None,
     void: int | None,
     sums: Sums,
 ) -> tuple[ImageStreams, dict[str, Any]]:
