@@ -21,6 +21,7 @@ import typer
 
 from segment.cli import event_log, screen
 from segment.cli.log_messages import set_up, without_details
+from segment.cli.option_groups import arguments_of, options_of
 from segment.cli.panels import MANY, in_panel
 from segment.cli.parser_errors import parser_error_message
 from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line, ran_out_of_memory
@@ -108,29 +109,24 @@ class App(typer.Typer):
 
         def add(function: Any) -> Any:
             own = signature(function, eval_str=True)
-            added = _shared_options(own.parameters)
+            options = options_of(own.parameters.values())
+            added = _shared_options({option.name for option in options})
 
             @wraps(function)
             def call(**values: Any) -> Any:
                 try:
-                    return function(**{name: value for name, value in values.items() if name not in added})
+                    return function(**arguments_of(own.parameters.values(), values))
                 except EOFError as error:  # of a damaged file; the parser would take it for Ctrl-D
                     raise WrongUse(f"A file ends before its content does: {one_line(error, 120)}.") from error
 
-            options = [
-                *own.parameters.values(),
-                *(
-                    Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-                    for name, (kind, default) in added.items()
-                ),
+            options += [
+                Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                for name, (kind, default) in added.items()
             ]
             if len(options) > MANY:
                 options = [in_panel(option) for option in options]
             call.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
-            call.__annotations__ = {
-                **function.__annotations__,
-                **{option.name: option.annotation for option in options},
-            }
+            call.__annotations__ = {option.name: option.annotation for option in options}
             register(call)
             return function
 

@@ -6,16 +6,19 @@ Must not know what a job does with a value.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from segment.axes import size_in
+from segment.cli.option_groups import OptionGroup
 from segment.errors import WrongUse, near
 from segment.stores.urls import is_url, url_of
 
 if TYPE_CHECKING:
+    from segment.images.listing.parts import Listing
     from segment.networks.load import Network
 
 
@@ -110,39 +113,58 @@ Title = Annotated[str, typer.Option(help="Heading in the report; default: MODEL.
 Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
 
 
-def loaded(
-    model: str,
-    weights: Path | None,
-    device: str,
-    prefix: str | None = None,
-    extra_keys: str = "refuse",
-    *,
-    trust: bool,
-) -> Network:
-    """The network of a command line, on its device."""
-    from segment.estimation.memory_budget import keep_freed_pages
-    from segment.networks.load import load_network
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(OptionGroup):
+    """How MODEL is loaded."""
 
-    keep_freed_pages()
-    return load_network(
-        model,
-        weights=weights,
-        device=device,
-        prefix=prefix,
-        extra_keys=choice("--extra-keys", extra_keys, ("refuse", "ignore")),
-        trust=trust,
-    )
+    weights: Weights = None
+    prefix: Prefix = None
+    extra_keys: ExtraKeys = "refuse"
+    trust: Trust = False
 
+    def load(self, model: str, device: str, weights: Path | None = None) -> Network:
+        """The network of a command line, on its device. weights: others than the option's."""
+        from segment.estimation.memory_budget import keep_freed_pages
+        from segment.networks.load import load_network
 
-def loaded_where_named(
-    model: str | None, weights: Path | None, device: str, prefix: str | None, extra_keys: str, *, trust: bool
-) -> Network | None:
-    """The same of a command that may name none. Errors: WrongUse for options that would load it."""
-    if model is None:
-        keys = None if extra_keys == "refuse" else extra_keys
-        refuse_unused({"--weights": weights, "--prefix": prefix, "--extra-keys": keys}, "--model")
+        keep_freed_pages()
+        return load_network(
+            model,
+            weights=self.weights if weights is None else weights,
+            device=device,
+            prefix=self.prefix,
+            extra_keys=choice("--extra-keys", self.extra_keys, ("refuse", "ignore")),
+            trust=self.trust,
+        )
+
+    def load_if_named(self, model: str | None, device: str) -> Network | None:
+        """The network of a command that may have none. Errors: WrongUse for options that would load it."""
+        if model is not None:
+            return self.load(model, device)
+        refuse_unused({"--weights": self.weights, "--prefix": self.prefix, "--extra-keys": self._extra_keys}, "--model")
         return None
-    return loaded(model, weights, device, prefix, extra_keys, trust=trust)
+
+    def given(self) -> dict[str, object]:
+        """The options for the next command; None where they are not given."""
+        options = {"weights": self.weights, "prefix": self.prefix, "extra_keys": self._extra_keys}
+        return {**options, "trust": self.trust}
+
+    @property
+    def _extra_keys(self) -> str | None:
+        return None if self.extra_keys == "refuse" else self.extra_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingOptions(OptionGroup):
+    """Which frames and slices of its files a command takes."""
+
+    every: Every = 1
+    axis: Axis = 2
+
+    def listing(self) -> Listing:
+        from segment.images.listing.parts import Listing
+
+        return Listing(every=self.every, axis=self.axis)
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segment.cli.option_groups import OptionGroup
 from segment.errors import WrongUse, near
 
 if TYPE_CHECKING:
@@ -74,27 +75,45 @@ def gpus_of(device: str) -> tuple[int, ...]:
     return numbers
 
 
-def place_of(runner: str, address: str, actors: int | None, actor_gpus: float | None, device: str) -> WorkPlace:
-    """Where a command line has its work done. Errors: WrongUse for options that contradict each other."""
-    gpus = gpus_of(device)
-    if runner not in ("", "local", "ray"):
-        raise WrongUse(f"--runner is local or ray, not {runner!r}.{near(runner, ('local', 'ray'))}")
-    if runner == "local" and len(gpus) > 1:
-        raise WrongUse(f"--device {device} is for --runner ray: leave --runner local out, or name one device.")
-    if runner != "ray" and len(gpus) < 2:
-        for option, value in (("--ray-address", address), ("--actors", actors), ("--actor-gpus", actor_gpus)):
-            if value:
-                raise WrongUse(f"{option} {value} is for --runner ray.")
-        return WorkPlace("local", device)
-    if gpus and address:
-        raise WrongUse(
-            f"--device {device} names GPUs of this machine, --ray-address {address} a cluster: take --device cuda for "
-            "its GPUs, or leave --ray-address out."
-        )
-    if actors is not None and actors < len(gpus):
-        raise WrongUse(f"--actors {actors} leaves GPUs of --device {device} without work: give {len(gpus)} or more.")
-    # of the GPUs that are named a process sees those alone, so the first of them is its cuda:0
-    return WorkPlace("ray", "cuda:0" if gpus else device, "local" if gpus else address, actors, actor_gpus, gpus)
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions(OptionGroup):
+    """The device, or the machines, that a command works on."""
+
+    device: Devices = "auto"
+    runner: RunnerName = ""
+    ray_address: RayAddress = ""
+    actors: Actors = None
+    actor_gpus: ActorGpus = None
+
+    def work_place(self, engine: str = "torch") -> WorkPlace:
+        """Where a command line has its work done. Errors: WrongUse for options that contradict each other.
+
+        engine: of the passes; OpenVINO's are on a processor
+        """
+        device = "cpu" if engine == "openvino" and self.device == "auto" else self.device
+        gpus = gpus_of(device)
+        if self.runner not in ("", "local", "ray"):
+            raise WrongUse(f"--runner is local or ray, not {self.runner!r}.{near(self.runner, ('local', 'ray'))}")
+        if self.runner == "local" and len(gpus) > 1:
+            raise WrongUse(f"--device {device} is for --runner ray: leave --runner local out, or name one device.")
+        if self.runner != "ray" and len(gpus) < 2:
+            of_ray = {"--ray-address": self.ray_address, "--actors": self.actors, "--actor-gpus": self.actor_gpus}
+            for option, value in of_ray.items():
+                if value:
+                    raise WrongUse(f"{option} {value} is for --runner ray.")
+            return WorkPlace("local", device)
+        if gpus and self.ray_address:
+            raise WrongUse(
+                f"--device {device} names GPUs of this machine, --ray-address {self.ray_address} a cluster: take "
+                "--device cuda for its GPUs, or leave --ray-address out."
+            )
+        if self.actors is not None and self.actors < len(gpus):
+            raise WrongUse(
+                f"--actors {self.actors} leaves GPUs of --device {device} without work: give {len(gpus)} or more."
+            )
+        # of the GPUs that are named a process sees those alone, so the first of them is its cuda:0
+        address = "local" if gpus else self.ray_address
+        return WorkPlace("ray", "cuda:0" if gpus else device, address, self.actors, self.actor_gpus, gpus)
 
 
 def visible_gpus(gpus: Sequence[int], count: int, visible: str | None) -> str:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from console import fitted, photographs, segment, training
 
-from segment.cli.running import VISIBLE, WorkPlace, gpus_of, place_of, see_alone, visible_gpus
+from segment.cli.running import VISIBLE, PlaceOptions, WorkPlace, gpus_of, see_alone, visible_gpus
 from segment.errors import WrongUse
 from segment.runners import on_ray
 
 
 def placed(device: str, runner: str = "", address: str = "", actors: int | None = None) -> WorkPlace:
-    return place_of(runner, address, actors, None, device)
+    return PlaceOptions(device=device, runner=runner, ray_address=address, actors=actors).work_place()
 
 
 @pytest.mark.parametrize("runner", ["", "ray"])

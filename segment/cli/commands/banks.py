@@ -11,23 +11,18 @@ from segment.cli import screen
 from segment.cli.app import app
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
-    Axis,
     Device,
     EngineName,
-    Every,
-    ExtraKeys,
     Json,
+    ListingOptions,
     Memory,
     Model,
+    NetworkOptions,
     Out,
-    Prefix,
-    Trust,
-    Weights,
     choice,
-    loaded,
     size_of,
 )
-from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
+from segment.cli.running import PlaceOptions, runner_at, see_alone
 from segment.errors import WrongUse, count_of
 
 if TYPE_CHECKING:
@@ -58,8 +53,8 @@ def fit(
     size: Annotated[
         str | None, typer.Option(help="Size HxW of the images, where the card has no training pipeline.")
     ] = None,
-    every: Every = 1,
-    axis: Axis = 2,
+    *,
+    frames: ListingOptions,
     precision: Annotated[
         str, typer.Option(help="Precision of recording: fp32 or bf16; statistics of bf16 are off by about 4e-3.")
     ] = "fp32",
@@ -72,15 +67,8 @@ def fit(
             help="Reuse a bank that was recorded of the same network, images and options; --no-cache: record anew.",
         ),
     ] = True,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
-    device: Devices = "auto",
-    runner: RunnerName = "",
-    ray_address: RayAddress = "",
-    actors: Actors = None,
-    actor_gpus: ActorGpus = None,
+    loading: NetworkOptions,
+    place: PlaceOptions,
     json: Json = False,
 ) -> None:
     """Record a bank of T draws from mini-batches of M images, transformed as in training."""
@@ -90,7 +78,6 @@ def fit(
     from segment.estimation.precision import resolve_precision
     from segment.files.banks.cache import BankCache
     from segment.files.writing import check_writable
-    from segment.images.listing.parts import Listing
     from segment.jobs.distill import check_output, distill_bank
     from segment.jobs.fit import fit as run_fit
     from segment.jobs.recording.plan import FitPlan
@@ -101,12 +88,12 @@ def fit(
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     if distill is not None and not 1 <= distill < draws:
         raise WrongUse(f"--distill {distill} of --draws {draws}: distilling leaves fewer draws, 1 or more.")
-    place = place_of(runner, ray_address, actors, actor_gpus, "cpu" if engine == "openvino" else device)
+    where = place.work_place(engine)
     check_writable(output)
     whole = output if distill is None else output.with_suffix(WHOLE)
-    see_alone(place.gpus)
-    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
-    listing = Listing(every=every, axis=axis)
+    see_alone(where.gpus)
+    network = loading.load(model, where.device)
+    listing = frames.listing()
     plan = FitPlan(
         batch=batch,
         draws=draws,
@@ -122,7 +109,7 @@ def fit(
     start = time.perf_counter()
 
     with (
-        runner_at(place, network.device.type) as where,
+        runner_at(where, network.device.type) as runner,
         screen.progress() as shown,
     ):
         bank, reused_file = run_fit(
@@ -133,7 +120,7 @@ def fit(
             cache=BankCache.of_user() if cache else None,
             listing=listing,
             progress=shown,
-            runner=where,
+            runner=runner,
         )
         seconds = time.perf_counter() - start
         small = None
@@ -168,8 +155,7 @@ def fit(
     screen.print_text(f"--precision auto will take {chosen}: {why}.")
     if small is not None:
         _print_distilled(small, len(bank), output)
-    loading = {"weights": weights, "prefix": prefix, "extra_keys": "" if extra_keys == "refuse" else extra_keys}
-    after = command_line("predict", model, "IMAGES", **loading, bank=output, output="RUN", trust=trust)
+    after = command_line("predict", model, "IMAGES", **loading.given(), bank=output, output="RUN")
     screen.print_text(f"Next: {after}")
 
 
@@ -219,26 +205,22 @@ def distill(
     held_out: Annotated[int, typer.Option(help="Views of other training images, which decide when to stop.")] = 16,
     steps: Annotated[int, typer.Option(help="Most steps of refinement; 0: choose draws only.")] = 400,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
-    every: Every = 1,
-    axis: Axis = 2,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    frames: ListingOptions,
+    loading: NetworkOptions,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
     from segment.files.banks.bank_file import load_bank
     from segment.files.writing import check_writable
-    from segment.images.listing.parts import Listing
     from segment.jobs.distill import distill_bank
 
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
     whole = load_bank(bank)
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loading.load(model, device)
     with screen.progress() as shown:
         small = distill_bank(
             network,
@@ -249,7 +231,7 @@ def distill(
             views=views,
             held_out=held_out,
             steps=steps,
-            listing=Listing(every=every, axis=axis),
+            listing=frames.listing(),
             output=output,
             progress=shown,
         )

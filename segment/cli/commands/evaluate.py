@@ -13,40 +13,35 @@ from segment.cli.log_messages import warn
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
-    Axis,
-    Every,
-    ExtraKeys,
     Images,
     InsertDropout,
     Json,
     LabelMaps,
     LabelSuffix,
+    ListingOptions,
     Mask,
     Memory,
     Model,
+    NetworkOptions,
     Out,
-    Prefix,
     Report,
     Title,
     Together,
     TriageFile,
-    Trust,
     TunedFolder,
     Unseen,
     ValidationImagesOption,
     ValidationLabels,
     ValidationMask,
     Void,
-    Weights,
     Workers,
     counts,
     listed,
-    loaded,
     number_or,
     refuse_unused,
     shift_of,
 )
-from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
+from segment.cli.running import PlaceOptions, runner_at, see_alone
 from segment.stores.urls import url_of
 
 
@@ -99,23 +94,15 @@ def evaluate(
         list[str] | None, typer.Option(help="After an image's name in that of their label maps; one each, or for all.")
     ] = None,
     mask: Mask = None,
-    every: Every = 1,
-    axis: Axis = 2,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
-    device: Devices = "auto",
-    runner: RunnerName = "",
-    ray_address: RayAddress = "",
-    actors: Actors = None,
-    actor_gpus: ActorGpus = None,
+    *,
+    frames: ListingOptions,
+    loading: NetworkOptions,
+    place: PlaceOptions,
     json: Json = False,
 ) -> None:
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks.bank_file import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
-    from segment.images.listing.parts import Listing
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluate import EvaluatePlan
     from segment.jobs.evaluate import evaluate as run_evaluate
@@ -152,7 +139,7 @@ def evaluate(
         needs_matplotlib()
     if report is not None:
         check_page(report)
-    listing = Listing(every=every, axis=axis)
+    listing = frames.listing()
     validation = validation_of(validation_images, validation_labels, label_suffix, validation_mask, listing)
     method_plan = MethodPlan(
         methods=names,
@@ -163,18 +150,18 @@ def evaluate(
         seed=MethodPlan.seed if seed is None else seed,
         measures=listed(measures) or SCORED,
     )
-    place = place_of(runner, ray_address, actors, actor_gpus, device)
-    see_alone(place.gpus)
-    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    where = place.work_place()
+    see_alone(where.gpus)
+    network = loading.load(model, where.device)
     section_name = title or network.name
     image_key = "" if report is None else images_key(images_outside_runs(images, listing, warn=False), shift_of(shift))
     if report is not None:
         check_page(report, section_name, image_key)
-    members = [loaded(model, file, place.device, prefix, extra_keys, trust=trust) for file in ensemble or []]
+    members = [loading.load(model, where.device, weights=file) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
     with (
-        runner_at(place, network.device.type) as where,
+        runner_at(where, network.device.type) as runner,
         screen.progress() as shown,
     ):
         evaluation = run_evaluate(
@@ -194,7 +181,7 @@ def evaluate(
             memory=memory,
             resume=resume,
             progress=shown,
-            runner=where,
+            runner=runner,
             plan=EvaluatePlan(
                 methods=method_plan,
                 void=void,

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, here_only, loaded
+from segment.cli.options import Json, Model, NetworkOptions, here_only
 from segment.errors import count_of
 
 
@@ -22,10 +22,8 @@ def export(
         typer.Option("--output", "-o", help="FILE.onnx; or FILE.xml, with FILE.bin, for OpenVINO.", callback=here_only),
     ],
     draws: Annotated[int | None, typer.Option(help="Take the first N draws of the bank; default: all.")] = None,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    loading: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Write MODEL under the draws of a bank as one graph: pixels in, probability and maps of uncertainty out."""
@@ -35,7 +33,7 @@ def export(
 
     whole = load_bank(bank)
     used = whole if draws is None else whole.first(draws)
-    exported = run_export(loaded(model, weights, "cpu", prefix, extra_keys, trust=trust), used, output)
+    exported = run_export(loading.load(model, "cpu"), used, output)
     if json:
         screen.as_json(
             {

@@ -12,14 +12,10 @@ from segment.cli.app import app
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Device,
-    ExtraKeys,
     Json,
     Model,
-    Prefix,
-    Trust,
-    Weights,
+    NetworkOptions,
     here_only,
-    loaded,
     size_of,
 )
 from segment.errors import WrongUse, count_of
@@ -30,10 +26,8 @@ def inspect(
     model: Model,
     layers: Annotated[str, typer.Option(help="BN layers that are drawn: all, or globs with commas.")] = "all",
     size: Annotated[str, typer.Option(help="Image size HxW of the pass whose memory is counted.")] = "480x640",
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    loading: NetworkOptions,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -41,9 +35,7 @@ def inspect(
     from segment.estimation.memory_budget import in_words
     from segment.jobs.inspect import inspect_network
 
-    inspection = inspect_network(
-        loaded(model, weights, device, prefix, extra_keys, trust=trust), layers=layers, size=size_of(size) or (480, 640)
-    )
+    inspection = inspect_network(loading.load(model, device), layers=layers, size=size_of(size) or (480, 640))
     if json:
         screen.as_json(
             {
@@ -122,10 +114,8 @@ def doctor(
     ] = None,
     images: Annotated[str | None, typer.Option(help="Images to compare on, the first 3; needed with MODEL.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Bank of MODEL; default: 4 draws recorded from the images.")] = None,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    loading: NetworkOptions,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -134,7 +124,7 @@ def doctor(
     With MODEL the exit code is 1 where the passes differ by more than their tolerance.
     """
     if model is None:
-        if images is not None or bank is not None or weights is not None:
+        if images is not None or bank is not None or loading.weights is not None:
             raise WrongUse("--images, --bank and --weights go with a MODEL: segment doctor MODEL --images SRC.")
         _show_machine(json=json)
         return
@@ -143,7 +133,7 @@ def doctor(
     from segment.files.banks.bank_file import load_bank
     from segment.jobs.doctor import compare_passes
 
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loading.load(model, device)
     with screen.progress() as shown:
         comparison = compare_passes(network, images, None if bank is None else load_bank(bank), progress=shown)
     if json:

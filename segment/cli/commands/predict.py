@@ -13,30 +13,25 @@ from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
     AUTO_OR_OFF,
-    Axis,
     EngineName,
-    Every,
-    ExtraKeys,
     Json,
     LabelSuffix,
+    ListingOptions,
     Mask,
     Memory,
     Model,
+    NetworkOptions,
     Out,
-    Prefix,
     Together,
     TriageFile,
-    Trust,
     TunedFolder,
-    Weights,
     Workers,
     choice,
     listed,
-    loaded,
     number_or,
     refuse_unused,
 )
-from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
+from segment.cli.running import PlaceOptions, runner_at, see_alone
 from segment.errors import WrongUse, count_of
 from segment.files.exports.formats import FORMATS
 from segment.stores.urls import url_of
@@ -107,24 +102,16 @@ def predict(
     mask: Mask = None,
     labels: Annotated[str | None, typer.Option(help="Label maps, shown beside the predictions in the sheet.")] = None,
     label_suffix: LabelSuffix = "",
-    every: Every = 1,
-    axis: Axis = 2,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
-    device: Devices = "auto",
-    runner: RunnerName = "",
-    ray_address: RayAddress = "",
-    actors: Actors = None,
-    actor_gpus: ActorGpus = None,
+    *,
+    frames: ListingOptions,
+    loading: NetworkOptions,
+    place: PlaceOptions,
     json: Json = False,
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks.bank_file import load_bank
     from segment.files.runs.places import STOP
     from segment.files.triages import TRIAGED_TABLE, load_triage
-    from segment.images.listing.parts import Listing
     from segment.jobs.predict import predict
     from segment.jobs.prediction.plan import PredictPlan
     from segment.jobs.prediction.watch import WatchPlan
@@ -142,11 +129,10 @@ def predict(
         refuse_unused({"--tile-mode": tile_mode}, "--tile auto or N")
     if "png" not in listed(format):
         refuse_unused({"--heat-max": heat_max}, "--format png")
-    on = "cpu" if engine == "openvino" and device == "auto" else device
-    place = place_of(runner, ray_address, actors, actor_gpus, on)
-    if watch and place.runner != "local":
+    where = place.work_place(engine)
+    if watch and where.runner != "local":
         raise WrongUse("A folder is watched by --runner local: leave --runner out, or give SRC.")
-    listing = Listing(every=every, axis=axis)
+    listing = frames.listing()
     setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
         draws=None if draws is None else number_or("--draws", draws, AUTO, "draws"),
@@ -169,10 +155,10 @@ def predict(
     )
     if watch and not json:
         screen.print_text(f"Watching {watch}. A file {url_of(output / STOP)}, Ctrl-C or SIGTERM ends that.")
-    see_alone(place.gpus)
-    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    see_alone(where.gpus)
+    network = loading.load(model, where.device)
     with (
-        runner_at(place, network.device.type) as where,
+        runner_at(where, network.device.type) as runner,
         screen.progress() as shown,
     ):
         used = setting.bank if setting is not None else load_bank(bank or Path())
@@ -189,7 +175,7 @@ def predict(
             watch=WatchPlan(listing=listing) if watch else None,
             resume=resume,
             progress=shown,
-            runner=where,
+            runner=runner,
         )
     if json:
         screen.as_json(

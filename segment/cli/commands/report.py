@@ -10,7 +10,7 @@ import typer
 from segment.cli import screen
 from segment.cli.app import app
 from segment.cli.log_messages import warn
-from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded_where_named
+from segment.cli.options import Device, Json, NetworkOptions
 from segment.errors import count_of
 
 
@@ -33,10 +33,8 @@ def report(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Network of the run, for --flip-book.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Bank of the run, for --flip-book.")] = None,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    loading: NetworkOptions,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -44,7 +42,7 @@ def report(
     from segment.files.banks.bank_file import load_bank
     from segment.jobs.report import report as write_report
 
-    network = loaded_where_named(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loading.load_if_named(model, device)
     with screen.progress() as shown:
         written = write_report(
             paths,

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import app
-from segment.cli.options import Device, ExtraKeys, Json, Prefix, Trust, Weights, loaded_where_named
+from segment.cli.options import Device, Json, NetworkOptions
 from segment.errors import WrongUse
 
 
@@ -31,10 +31,8 @@ def select(
             help="With --diverse: compare images by the features of this network, the run's; else by colours."
         ),
     ] = None,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    loading: NetworkOptions,
     device: Device = "auto",
     regions: Annotated[
         bool, typer.Option("--regions", help="List windows of a predict run, with their boxes and crops.")
@@ -60,7 +58,7 @@ def select(
 
     if model is not None and not diverse:
         raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
-    network = loaded_where_named(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loading.load_if_named(model, device)
     path = output or run / "select.csv"
     refuse_other_file(path)
     selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)

@@ -16,38 +16,33 @@ from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
     Alphas,
-    Axis,
     Batches,
-    Every,
-    ExtraKeys,
     Images,
     InsertDropout,
     Json,
     LabelMaps,
     LabelSuffix,
+    ListingOptions,
     Mask,
     Memory,
     Model,
+    NetworkOptions,
     Out,
-    Prefix,
     Report,
     Title,
     Together,
     Transforms,
-    Trust,
     ValidationImagesOption,
     ValidationLabels,
     ValidationMask,
     Void,
-    Weights,
     counts,
     listed,
-    loaded,
     number_or,
     refuse_unused,
     shares,
 )
-from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
+from segment.cli.running import PlaceOptions, runner_at, see_alone
 from segment.stores.urls import url_of
 
 
@@ -107,21 +102,13 @@ def sweep(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
     label_suffix: LabelSuffix = "",
     mask: Mask = None,
-    every: Every = 1,
-    axis: Axis = 2,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
-    device: Devices = "auto",
-    runner: RunnerName = "",
-    ray_address: RayAddress = "",
-    actors: Actors = None,
-    actor_gpus: ActorGpus = None,
+    *,
+    frames: ListingOptions,
+    loading: NetworkOptions,
+    place: PlaceOptions,
     json: Json = False,
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
-    from segment.images.listing.parts import Listing
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluation.combinations import combination
     from segment.jobs.labelled.images import Labels, validation_of
@@ -150,7 +137,7 @@ def sweep(
         plots = find_spec("matplotlib") is not None
     if report is not None:
         check_page(report)
-    listing = Listing(every=every, axis=axis)
+    listing = frames.listing()
     validation = validation_of(validation_images, validation_labels, label_suffix, validation_mask, listing)
     grid = Grid(
         batches=counts(batches, "--batches"),
@@ -170,15 +157,15 @@ def sweep(
         banks=tuple(str(path) for path in bank or []),
         batch=number_or("--batch", batch, AUTO, "images from 1 up"),
     )
-    place = place_of(runner, ray_address, actors, actor_gpus, device)
-    see_alone(place.gpus)
-    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    where = place.work_place()
+    see_alone(where.gpus)
+    network = loading.load(model, where.device)
     section_name, image_key = f"sweep of {title or network.name}", ""
     if report is not None:
         image_key = images_key(images_outside_runs(images, listing, warn=False))
         check_page(report, section_name, image_key)
     with (
-        runner_at(place, network.device.type) as where,
+        runner_at(where, network.device.type) as runner,
         screen.progress() as shown,
     ):
         result = run_sweep(
@@ -190,7 +177,7 @@ def sweep(
             memory=memory,
             resume=resume,
             progress=shown,
-            runner=where,
+            runner=runner,
             validation=validation,
         )
     pictures = plot_sweep(result.rows, result.folder) if plots else []

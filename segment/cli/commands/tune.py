@@ -12,25 +12,20 @@ from segment.cli.app import app, end_with_failures
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     Alphas,
-    Axis,
     Batches,
     Device,
-    Every,
-    ExtraKeys,
     Json,
     LabelSuffix,
+    ListingOptions,
     Mask,
     Memory,
     Model,
+    NetworkOptions,
     OutHere,
-    Prefix,
     Transforms,
-    Trust,
     Void,
-    Weights,
     counts,
     listed,
-    loaded,
     refuse_unused,
     shares,
 )
@@ -78,18 +73,14 @@ def tune(
     void: Void = None,
     label_suffix: LabelSuffix = "",
     mask: Mask = None,
-    every: Every = 1,
-    axis: Axis = 2,
-    weights: Weights = None,
-    prefix: Prefix = None,
-    extra_keys: ExtraKeys = "refuse",
-    trust: Trust = False,
+    *,
+    frames: ListingOptions,
+    loading: NetworkOptions,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
     from segment.images.listing.groups import group_table
-    from segment.images.listing.parts import Listing
     from segment.jobs.labelled.images import Labels
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.tuning.tune import TunePlan
@@ -117,8 +108,8 @@ def tune(
         void=void,
         groups=None if groups is None else group_table(groups, "group"),
     )
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
-    data = Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis))
+    network = loading.load(model, device)
+    data = Labels(images, labels, label_suffix, mask, frames.listing())
     with screen.progress() as shown:
         tuning = run_tune(network, data, train, output, plan, memory=memory, progress=shown)
     if json:
@@ -152,7 +143,6 @@ def tune(
     screen.print_text(f"Pareto: nothing of as few passes has a lower NLL.{refused}")
     screen.print_text(tuning.tuned.why)
     screen.print_text(f"In {tuning.folder}: tuned.md, the page, and tuned.json.")
-    loading = {"weights": weights, "prefix": prefix, "extra_keys": "" if extra_keys == "refuse" else extra_keys}
-    then = command_line("predict", model, "IMAGES", **loading, tuned=tuning.folder, output="RUN", trust=trust)
+    then = command_line("predict", model, "IMAGES", **loading.given(), tuned=tuning.folder, output="RUN")
     screen.print_text(f"Then: {then}")
     end_with_failures(tuning.failed, tuning.folder, "tuned.json")
