@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,9 +18,13 @@ from torch import Tensor, nn
 
 import segment
 from segment.draws.bank import Bank
+from segment.draws.identity import network_of_bank
+from segment.errors import WrongUse
+from segment.estimation.precision import choose, resolve_precision
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.comparison import float32_noise
+from segment.passes.passes import Passes, PassPlan
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 METHODS = (
@@ -116,3 +122,51 @@ def test_predict_and_evaluate_on_a_gpu_write_the_cpus_numbers(tmp_path: Path) ->
     assert len(maps) == len(others) == 3
     for one, other in zip(maps, others, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4)
+
+
+def test_a_distilling_on_a_gpu_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, output = [scene(seed).image for seed in TRAIN[:8]], tmp_path / "small.safetensors"
+    options: dict[str, Any] = {"draws": 2, "views": 4, "held_out": 2, "steps": 0}  # gradients are not pretended
+    bank = banks_of("cpu")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pretended_gpu():
+        network = placed("cuda")
+        whole = segment.distill_bank(network, bank, images, **options)
+        with monkeypatch.context() as during:
+            during.setattr("segment.jobs.distill.audit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                segment.distill_bank(network, bank, images, output=output, **options)
+        gone_on = segment.distill_bank(network, bank, images, output=output, **options)
+    assert all(torch.equal(whole.mean[name], gone_on.mean[name]) for name in whole.layers)
+
+
+def test_the_rounding_of_float32_is_measured_on_a_gpu_too() -> None:
+    bank, image = banks_of("cpu"), noise(1, 3, 64, 64)
+    with pretended_gpu():
+        drawn = network_of_bank(placed("cuda"), bank)
+        passes = Passes(drawn, bank, PassPlan(share=False))
+        statistics = {name: (bank.mean[name][:1], bank.var[name][:1]) for name in bank.layers}
+        statistics = {name: (mean.to("cuda:0"), var.to("cuda:0")) for name, (mean, var) in statistics.items()}
+        rounded = float32_noise(drawn, statistics, image, next(iter(passes(image))))
+        assert 0 < float(rounded.max()) < 1e-4
+
+
+def test_openvino_is_refused_on_a_gpu() -> None:
+    bank = banks_of("cpu")
+    with pretended_gpu(), pytest.raises(WrongUse, match="OpenVINO runs on the processor"):
+        segment.MCBN(placed("cuda"), bank, plan=PassPlan(engine="openvino"))
+
+
+def test_one_gpus_audit_says_nothing_of_another() -> None:
+    figures = {"variance_error": 0.02, "speed": 1.9, "speed_low": 1.8, "speed_high": 2.0}
+    bank, device = banks_of("cpu"), torch.device("cuda:0")
+    with pretended_gpu():
+        audited = replace(bank, provenance={"audit": {"pretended": {"bf16": figures}}})
+        assert resolve_precision("auto", audited, device)[0] == "bf16"
+        with mock.patch.object(torch.cuda, "is_bf16_supported", return_value=False):
+            assert resolve_precision("auto", audited, device)[0] == "fp32"
+        with mock.patch.object(torch.cuda, "get_device_name", return_value="another"):
+            assert resolve_precision("auto", audited, device) == ("fp32", choose({})[1])

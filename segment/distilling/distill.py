@@ -101,10 +101,14 @@ class Observed:
         return tensors
 
     @classmethod
-    def of(cls, views: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Self:
-        """From the views (each 1 C H W) and what `tensors` gave. Errors: KeyError where they are of other views."""
+    def of(cls, views: Sequence[Tensor], tensors: Mapping[str, Tensor], device: torch.device) -> Self:
+        """From the views (each 1 C H W) and what `tensors` gave, on the network's device.
+
+        Errors: KeyError where they are of other views.
+        """
         targets = [
-            Target(view, tensors[f"mean.{number}"], tensors[f"variance.{number}"]) for number, view in enumerate(views)
+            Target(view, *(tensors[f"{moment}.{number}"].to(device) for moment in ("mean", "variance")))
+            for number, view in enumerate(views)
         ]
         return cls(targets, Moments.of(tensors["moments"]), float(tensors["seconds"]))
 

@@ -104,6 +104,23 @@ def check_provenance(network: Network, bank: Bank) -> None:
         raise BankRefused("The bank has no probe of what its network computes: record it again with `segment fit`.")
 
 
+def is_bank_of(network: Network, drawn: BatchNormNetwork, bank: Bank) -> bool:
+    """Whether a bank would be recorded again as it is: of the layers that are drawn, on a network of its numbers.
+
+    The probe is compared under the bank's first draw too: code may differ under the statistics of mini-batches alone.
+    """
+    try:
+        check_provenance(network, bank)
+        bank.check_layers(drawn)
+        if bank.probe is None or set(bank.layers) != {layer.name for layer in drawn.stochastic}:
+            return False
+        _check_probe(network, drawn, bank, bank.probe)
+    except BankRefused as error:
+        log.info("Another network's bank: %s", error)
+        return False
+    return True
+
+
 def computes_the_same(network: Network, probe: Probe) -> bool:
     """Whether the network gives the probe's numbers in eval mode."""
     try:

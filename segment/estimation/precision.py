@@ -161,8 +161,10 @@ def _now(device: torch.device) -> float:
 
 
 def audit_key(device: torch.device, engine: Engine) -> str:
-    """What the audit of passes there is called in a bank's provenance."""
-    return device.type if engine == "torch" else engine
+    """What the audit of passes there is called in a bank's provenance; of a GPU by its model, whose speed it is."""
+    if engine != "torch":
+        return engine
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:

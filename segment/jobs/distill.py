@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from segment.axes import Head
 from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.distilling.choose import Moments
 from segment.distilling.distill import PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.draws.identity import computes_the_same, identified, network_of_bank
+from segment.draws.identity import identified, is_bank_of, network_of_bank
 from segment.draws.image_pool import ImagePool, Images
 from segment.draws.probe_passes import probe_of
 from segment.errors import FastPathDiffers, WrongUse
-from segment.estimation.precision import audit
+from segment.estimation.precision import audit, audit_key
 from segment.files.banks.bank_file import bank_of, save_bank
 from segment.files.banks.cache import RECIPE, content_of, recipe_of
 from segment.files.banks.output import bank_there, refuse_other_bank
@@ -112,7 +113,7 @@ def distill_bank(
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), "probe": probe.digest, **numbers})
     asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
     if output is not None:
-        refuse_other_bank(output, lambda there: _is_distilled_so(there, network, asked), asked)
+        refuse_other_bank(output, lambda there: _is_distilled_so(there, network, drawn, asked), asked)
     kept = PartialTensors(None if isinstance(pool.given, DatasetImages) else output, recipe)
     head = network.card.head
     observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
@@ -140,7 +141,7 @@ def distill_bank(
             "seconds": round(seconds, 1),
         },
         "versions": versions(),
-        "audit": {drawn.device.type: audited},
+        "audit": {audit_key(drawn.device, "torch"): audited},
     }
     made = identified(network, drawn, replace(distilled.bank, provenance=provenance))
     if output is not None:
@@ -159,6 +160,7 @@ def check_output(
     if bank_there(output) is None:
         return
     pool = ImagePool(network, images, fitted.size, listing=listing)
+    drawn = bn_network_of(network, fitted.layers)
     asked = {
         **fitted.settings(network, pool),
         "fingerprint": network.fingerprint,
@@ -168,17 +170,17 @@ def check_output(
         "bank_draws": fitted.draws,
         **_numbers(pool, DistillPlan(draws=draws), VIEWS, HELD_OUT_VIEWS),
     }
-    refuse_other_bank(output, lambda there: _is_distilled_so(there, network, asked), asked)
+    refuse_other_bank(output, lambda there: _is_distilled_so(there, network, drawn, asked), asked)
 
 
 def _numbers(pool: ImagePool, plan: DistillPlan, views: int, held_out: int) -> dict[str, Any]:
     return {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
 
 
-def _is_distilled_so(there: Bank, network: Network, asked: Mapping[str, Any]) -> bool:
+def _is_distilled_so(there: Bank, network: Network, drawn: BatchNormNetwork, asked: Mapping[str, Any]) -> bool:
     known = {**there.provenance, **there.provenance.get("distillation", {})}
     alike = all(known.get(key) == value for key, value in as_json_values({**asked, "versions": versions()}).items())
-    return alike and there.probe is not None and computes_the_same(network, there.probe)
+    return alike and is_bank_of(network, drawn, there)
 
 
 def observe_in_parts(
@@ -231,7 +233,7 @@ def _observed(
             seen = observe_views(passes, part, head, pixels=pixels, seed=seed + start, names=of, progress=show)
             kept.keep(seen.tensors(), file)
         else:
-            seen = Observed.of(part, tensors)
+            seen = Observed.of(part, tensors, passes.network.device)
         total += seen
     return total
 

@@ -19,7 +19,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import PredictionFailed
-from segment.estimation.precision import choose
+from segment.estimation.precision import audit_key, choose
 from segment.files.versions import versions
 from segment.images.display import picture_of
 from segment.images.outside_runs import images_outside_runs
@@ -237,5 +237,5 @@ def examine() -> dict[str, Any]:
 def _precision(network: Network) -> str:
     """What `--precision auto` takes for the shipped network here, and why; another network may differ."""
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:AUDITED]], batch=AUDITED, draws=AUDITED)
-    chosen, why = choose(bank.provenance["audit"].get(network.device.type, {}))
+    chosen, why = choose(bank.provenance["audit"].get(audit_key(network.device, "torch"), {}))
     return f"{chosen} for the shipped network: {why}"

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.batch_norm.network import bn_network_of, little_batchnorm
 from segment.draws.bank import Bank
-from segment.draws.identity import computes_the_same, identified
+from segment.draws.identity import identified, is_bank_of
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.minibatches import choices
 from segment.draws.probe_passes import probe_side
@@ -122,18 +123,17 @@ def fit(
     if random and cache is not None:
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None
+    drawn = bn_network_of(network, plan.layers)
     content, settings = content_of(pool), plan.settings(network, pool)
     recipe = recipe_of(network, content, settings)
     if output is not None:
         refuse_other_bank(
             output,
-            lambda there: (
-                is_of_recipe(there, recipe) and there.probe is not None and computes_the_same(network, there.probe)
-            ),
+            lambda there: is_of_recipe(there, recipe) and is_bank_of(network, drawn, there),
             {"fingerprint": network.fingerprint, "images_sha256": content, **settings},
         )
     _warn_of_plain_images(network, pool)
-    earlier = None if cache is None else cache.find(network, recipe, output)
+    earlier = None if cache is None else cache.find(network, drawn, recipe, output)
     if earlier is not None:
         bank, path = earlier
         if not is_complete(network, bank, plan.engine):
@@ -144,7 +144,7 @@ def fit(
         warn_if_unlike_training(bank.provenance.get("reference"))
         return bank, path
     partial = None if output is None or random else PartialBank(output, recipe)
-    bank = _recorded(network, pool, plan, partial, progress, runner)
+    bank = _recorded(network, drawn, pool, plan, partial, progress, runner)
     bank = signed(replace(bank, provenance={**bank.provenance, **settings, "images_sha256": content}), recipe)
     _write(bank, output, cache)
     if partial is not None:
@@ -156,6 +156,7 @@ def fit(
 
 def _recorded(
     network: Network,
+    drawn: BatchNormNetwork,
     pool: ImagePool,
     plan: FitPlan,
     partial: PartialBank | None,
@@ -163,7 +164,6 @@ def _recorded(
     runner: Runner,
 ) -> Bank:
     """The draws, with what identifies the network and what is known of the images."""
-    drawn = bn_network_of(network, plan.layers)
     if few := little_batchnorm(drawn):
         log.warning("%s: %s", network.name, few)
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -78,7 +79,7 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def checksums(tensors: Iterable[Tensor]) -> list[float]:
-    """Of each tensor a sum with weights that grow along its axes: another for other values, and in another order."""
+    """Of each tensor a weighted sum: another for other values, and in another order."""
     sums = list(map(_weighted_sum, tensors))
     if len({each.device for each in sums}) > 1:
         sums = [each.cpu() for each in sums]
@@ -91,9 +92,13 @@ def _weighted_sum(tensor: Tensor) -> Tensor:
     # a buffer may be a mask that holds -inf or -1e9, beside which other values would not count
     values = values.float() if isinstance(tensor, nn.Parameter) else values.double().nan_to_num(7.0, 5.0, -3.0)
     rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
-    weights = [torch.linspace(1, 2, length, dtype=rows.dtype, device=rows.device) for length in rows.shape]
+    # no sum of sines of whole numbers is that of others: masks of as many ones differ, wherever these are
+    weights = [
+        2 + torch.arange(1, length + 1, dtype=torch.float64, device=rows.device).mul_(factor).sin_()
+        for length, factor in zip(rows.shape, (1.0, math.sqrt(2)), strict=True)
+    ]
     with torch.autocast(rows.device.type, enabled=False):
-        return (weights[0] @ (rows @ weights[1])).double()
+        return (weights[0].to(rows) @ (rows @ weights[1].to(rows))).double()
 
 
 def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[float]]:

@@ -5,6 +5,7 @@ Must not know how either pass was made.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 
@@ -15,9 +16,12 @@ from segment.axes import Head
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.float64_copy import in_float64
 from segment.draws.recording import layers_in_order
+from segment.errors import one_line
 from segment.networks.preserve_state import preserve_state
 from segment.passes.drawn_calls import PlainPass
 from segment.uncertainty.heads import probabilities
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest difference that counts as none: of a probability; of an output without a head, relative to 1 + its size."""
@@ -114,8 +118,9 @@ def float32_noise(
         return torch.zeros(1)
     try:
         with torch.no_grad(), preserve_state(exact.module), PlainPass(layers_in_order(exact), draw):
-            output = exact.forward(images.double())
-    except Exception:  # whatever an unknown network raises in a type that it was not made for
+            output = exact.forward(images.to(network.device).double())
+    except Exception as error:  # whatever an unknown network raises in a type that it was not made for
+        log.info("Float32's rounding is not known: %s", one_line(error, 160))
         return torch.zeros(1)
     noise = output_differences(output, plain, network.head)
     return noise if bool(noise.isfinite().all()) else torch.zeros(1)

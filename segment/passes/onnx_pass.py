@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segment.batch_norm.call import BatchNormCall
 from segment.batch_norm.layers import BatchNormNetwork, Layer
@@ -66,7 +67,7 @@ def pass_graph(network: BatchNormNetwork, bank: Bank, image: Tensor) -> PassGrap
     Errors: ModelRefused where a graph cannot express the network; MissingExtra.
     """
     onnx = imported("onnx", extra="onnx", what="Exported graphs")
-    _check(network)
+    _check(network, image)
     single = _SinglePass(network)
     names = [f"mcbn_{kind}_{number}" for number in range(len(network.stochastic)) for kind in ("scale", "shift")]
     first = [torch.ones(_shape(network, layer)) for layer in network.stochastic for _ in ("scale", "shift")]
@@ -112,7 +113,7 @@ def _reason(error: Exception) -> str:
     return text.split(", please")[0].rstrip(".") or type(error).__name__
 
 
-def _check(network: BatchNormNetwork) -> None:
+def _check(network: BatchNormNetwork, image: Tensor) -> None:
     """Errors: ModelRefused where a trace of one image would not stand for others, or for other draws."""
     calls = network.calls
     for call in calls:
@@ -127,6 +128,11 @@ def _check(network: BatchNormNetwork) -> None:
         else:
             continue
         raise ModelRefused(f"A graph cannot express this network: {why}.")
+    if _values_read(network, image) > sum(call.gives_values for call in calls):
+        raise ModelRefused(
+            "A graph cannot express this network: it gives a tensor where torch takes a number, as torch.roll(x, k, 0) "
+            "with a tensor k, so that the value for one image would stand for all."
+        )
     for layer in network.stochastic:
         call = calls[layer.call or 0]
         own = call.sources[len(call.sources) - _norm_tensors(call.sources, layer) :]
@@ -134,6 +140,24 @@ def _check(network: BatchNormNetwork) -> None:
             raise ModelRefused(
                 f"A graph cannot express this network: the weight of BN layer {layer.name!r} depends on the image."
             )
+
+
+class _CountedReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often the value of a tensor is read, also by a torch function that takes it for a number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def _values_read(network: BatchNormNetwork, image: Tensor) -> int:
+    """How often a pass reads the value of a tensor."""
+    reads = _CountedReads()  # type: ignore[no-untyped-call]
+    with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(network.module), reads:
+        network.forward(image.clone())
+    return reads.count
 
 
 def _norm_tensors(sources: Sequence[int], layer: Layer) -> int:

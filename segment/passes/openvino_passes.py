@@ -8,6 +8,7 @@ means.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,7 @@ class CompiledNetwork:
         self._onnx = imported("onnx", extra="openvino", what="Passes by OpenVINO")
         self._network, self._bank = network, bank
         self._core = self._openvino.Core()
+        self.lock = threading.RLock()  # threads share what runs the parts, with its inputs
         self._read_weights()
 
     def _read_weights(self) -> None:
@@ -185,7 +187,8 @@ class OpenVinoPasses:
         self._parts: list[_Part] = []
         self._given: list[dict[str, Any]] = [{IMAGE: image.numpy()} for image in torch.split(images.contiguous(), 1)]
         try:
-            self._parts, self.retraced = compiled.parts((1, *images.shape[1:]), precision)
+            with compiled.lock:
+                self._parts, self.retraced = compiled.parts((1, *images.shape[1:]), precision)
         except Exception as error:  # whatever OpenVINO raises for a graph
             self.reason = error_message(error)
 
@@ -193,7 +196,8 @@ class OpenVinoPasses:
         if self.reason:
             return None
         try:
-            outputs = [self._pass(given, t) for given in self._given]
+            with self._network.lock:
+                outputs = [self._pass(given, t) for given in self._given]
         except Exception as error:  # the same of an image; torch makes its passes then
             self.reason = error_message(error)
             return None

@@ -51,7 +51,7 @@ class PassPlan:
     precision: "fp32", or "bf16" / "fp16" autocast
     channels_last: run the images with channels innermost, where the network accepts that
     fuse: on a CPU, with `channels_last`, `share` and fold 1: convolution, BN and activation as one call
-    engine: "openvino": in its compiled graphs, on a CPU, where these give torch's numbers; torch's passes elsewhere
+    engine: "openvino": in its compiled graphs, on a CPU, where these give torch's numbers; torch's passes where not
     """
 
     fold: int = 1
@@ -66,6 +66,12 @@ class PassPlan:
             raise WrongUse(f"fold = {self.fold}, but it is a count of draws from 1 up.")
         if self.engine == "openvino" and (self.fold != 1 or self.precision == "fp16"):
             raise WrongUse("OpenVINO runs one draw a pass, in fp32 or bf16: leave --fold and --precision fp16 out.")
+
+
+def check_engine(engine: Engine, device: torch.device) -> None:
+    """Errors: WrongUse where the engine does not run on the device."""
+    if engine == "openvino" and device.type != "cpu":
+        raise WrongUse('OpenVINO runs on the processor: add --device cpu, in Python device="cpu".')
 
 
 FAST = PassPlan(channels_last=True, fuse=True)
@@ -96,6 +102,7 @@ class Passes:
         bank.check_layers(network)
         self.network, self.bank = network, bank
         self.plan = plan or PassPlan()
+        check_engine(self.plan.engine, network.device)
         if self.plan.precision == "bf16" and not onednn.computes_bfloat16(network.device):
             self.plan = replace(self.plan, fuse=False)  # oneDNN packs no weights for what it cannot compute
         self.unverified, self._comparisons, self.given_up = 0, 0, list[str]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segment.networks.modules import checksums, named_modules, version_of
@@ -40,9 +41,9 @@ class Unchanged:
 
 
 class SameSettings:
-    """What a network's code reads beside its tensors: its parts, their hooks, and attributes.
+    """What a network's code reads beside parameters and buffers: its parts, their hooks, and attributes.
 
-    Other objects, but tensors, are compared by what they are, and not by what they hold.
+    Tensors among these are compared by their values, other objects by what they are and not by what they hold.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -63,19 +64,28 @@ def _settings(module: nn.Module) -> list[Any]:
                 continue
             if isinstance(value, dict | list | tuple):  # most are the empty dictionaries of hooks
                 found += (key, *_of(value, 2)) if value else ()
-            elif not isinstance(value, Tensor):
-                found += (key, value)
+            else:
+                found += (key, *_of(value, 0))
     return found
 
 
 def _of(value: Any, depth: int) -> Iterator[Any]:
     """What is in an attribute, in its lists and dictionaries too."""
-    if not isinstance(value, dict | list | tuple):
-        if not isinstance(value, Tensor):
-            yield value
+    if isinstance(value, nn.Parameter):
+        yield value  # its values are looked at elsewhere
+    elif isinstance(value, Tensor):
+        yield f"{value.dtype} {tuple(value.shape)} {_content(value)}"
+    elif not isinstance(value, dict | list | tuple):
+        yield value
     elif depth and len(value) <= LONGEST:
         for item in value.items() if isinstance(value, dict) else value:
             yield from _of(item, depth - (not isinstance(value, tuple)))
+
+
+def _content(value: Tensor) -> float | int:
+    """What a tensor holds, in a number; of one without memory of its own, as a sparse one, which object it is."""
+    plain = value.layout == torch.strided and not value.is_meta
+    return checksums([value])[0] if plain else id(value)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -219,7 +219,7 @@ def test_views_of_every_size_are_observed_as_each_alone(module: type[nn.Module])
         torch.testing.assert_close(target.views, view, rtol=0, atol=0)
         torch.testing.assert_close(target.mean, alone.mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(target.variance, alone.variance, rtol=1e-4, atol=1e-7)
-    again = Observed.of(seen, together.tensors())
+    again = Observed.of(seen, together.tensors(), torch.device("cpu"))
     assert again.seconds == together.seconds > 0
     for target, other in zip(again.targets, together.targets, strict=True):
         torch.testing.assert_close((target.mean, target.variance), (other.mean, other.variance), rtol=0, atol=0)

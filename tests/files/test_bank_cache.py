@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.draws.bank import Bank
+from segment.draws.identity import computes_the_same
+from segment.draws.probe_passes import probe_inputs
 from segment.errors import WrongUse
 from segment.files.banks.bank_file import load_bank, save_bank
 from segment.files.banks.cache import KEPT, BankCache, signed, user_folder
@@ -172,6 +174,45 @@ def test_a_helper_function_edited_in_another_file_is_recorded_anew(
     assert asked(network_of(), images)[1] is None
     assert asked(network_of(), images)[1] is not None
     assert len(recorded) == 2
+
+
+class Capped(Toy):
+    """What its layers may reach at most is in no weight, and the trained statistics do not reach it."""
+
+    cap = 1e6
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu().clamp(max=self.cap)
+        return self.head(self.bn2(self.conv2(x)).relu())
+
+
+def test_code_that_differs_under_mini_batches_alone_is_recorded_anew(images: Path, recorded: list[int]) -> None:
+    network = load_network(calibrated(seeded(Capped)))
+    bank, _ = asked(network, images)
+    assert bank.probe is not None
+    reached: list[float] = []
+    network.module.get_submodule("bn1").register_forward_hook(
+        lambda _part, _given, y: reached.append(float(y.detach().max()))
+    )
+    for image in probe_inputs(network, bank.probe.side, bank.probe.seed):  # the hook sees what they reach
+        network.module(image)
+    changed = load_network(calibrated(seeded(Capped)))
+    changed.module.cap = max(reached) * 1.001  # type: ignore[assignment]
+    assert computes_the_same(changed, bank.probe)
+    assert asked(changed, images)[1] is None
+    assert len(recorded) == 2
+
+
+class FrozenBN(nn.BatchNorm2d):
+    """Another class of the same weights, which is not drawn."""
+
+
+def test_layers_that_are_drawn_no_more_are_recorded_anew(images: Path, recorded: list[int]) -> None:
+    first, _ = asked(load_network(calibrated(seeded(Toy))), images)
+    module = calibrated(seeded(Toy))
+    module.bn1.__class__ = FrozenBN
+    second, path = asked(load_network(module), images)
+    assert (first.layers, second.layers, path, len(recorded)) == (("bn1", "bn2"), ("bn2",), None, 2)
 
 
 def test_images_are_known_by_their_bytes_and_their_order_alone(

@@ -197,10 +197,14 @@ class Changed(nn.Module):
         self.conv1, self.bn1, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
         self.conv2, self.bn2, self.leaky = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.1)
         self.head, self.scale = nn.Conv2d(8, 4, 1), {"by": [1.0]}
+        self.held, self.listed = torch.zeros(4, 1, 1), [torch.zeros(4, 1, 1)]
+        self.allowed: Tensor
+        self.register_buffer("allowed", torch.tensor([False, True, True, False])[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.bn1(self.conv1(x)))
-        return self.head(self.leaky(self.bn2(self.conv2(x)))) * self.scale["by"][0]
+        x = self.head(self.leaky(self.bn2(self.conv2(x)))) * self.scale["by"][0]
+        return x + self.held + self.listed[0] + 2.0 * self.allowed
 
 
 def _eps(module: Changed) -> None:
@@ -232,6 +236,18 @@ def _buffer(module: Changed) -> None:
     module.bn2.running_var = module.bn2.running_var * 4
 
 
+def _held_tensor(module: Changed) -> None:
+    module.held.data[0] = 3.0
+
+
+def _other_tensor(module: Changed) -> None:
+    module.listed[0] = torch.tensor([0.0, 3.0, -3.0, 0.0])[:, None, None]
+
+
+def _as_many_ones(module: Changed) -> None:
+    module.allowed.copy_(torch.tensor([True, False, False, True])[:, None, None])
+
+
 def _method(module: Changed) -> None:
     def twice(module: Changed, x: Tensor) -> Tensor:
         return Changed.forward(module, x) * 2
@@ -239,7 +255,10 @@ def _method(module: Changed) -> None:
     module.forward = MethodType(twice, module)  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("change", [_eps, _slope, _nested, _part, _hook, _parameter, _buffer, _method])
+TENSORS = [_parameter, _buffer, _held_tensor, _other_tensor, _as_many_ones]
+
+
+@pytest.mark.parametrize("change", [_eps, _slope, _nested, _part, _hook, _method, *TENSORS])
 @pytest.mark.parametrize("plan", [PassPlan(share=False), PassPlan(), FAST, replace(FAST, engine="openvino")], ids=WAYS)
 def test_passes_follow_a_network_that_is_changed_between_two_images(
     change: Callable[[Changed], None], plan: PassPlan

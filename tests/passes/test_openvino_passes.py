@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -154,6 +155,31 @@ def test_a_network_that_no_graph_expresses_is_refused_before_the_first_image() -
     network = surveyed(calibrated(seeded(AlwaysDropout)))
     with pytest.raises(ModelRefused, match="draws random numbers"):
         Passes(network, random_bank(network), BY_OPENVINO)
+
+
+class RolledBy(Small):
+    """Moves its image by a number that it takes from the image, as a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.roll(x, (x.mean() > 0.5).long() * 4, -1))  # type: ignore[arg-type]
+
+
+def test_a_tensor_in_place_of_a_number_is_refused_for_it_would_be_that_of_one_image() -> None:
+    network = surveyed(calibrated(seeded(RolledBy)))
+    with pytest.raises(ModelRefused, match="gives a tensor where torch takes a number"):
+        Passes(network, random_bank(network), BY_OPENVINO)
+
+
+def test_threads_have_the_numbers_of_one_after_the_other() -> None:
+    network = surveyed(calibrated(seeded(Small)))
+    passes = Passes(network, random_bank(network), BY_OPENVINO)
+    images = [noise(1, 3, 64, 64, seed=seed) for seed in range(6)]
+    alone = [torch.stack(list(passes(image))) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(8):
+            together = threads.map(lambda image: torch.stack(list(passes(image))), images)
+            for outputs, expected in zip(together, alone, strict=True):
+                torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-6)
 
 
 def test_draws_side_by_side_and_fp16_are_wrong_use() -> None:

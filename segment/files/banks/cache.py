@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.draws.identity import computes_the_same, preprocessing_of
+from segment.draws.identity import is_bank_of, preprocessing_of
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, SegmentError
 from segment.files.banks.bank_file import load_bank, save_bank
@@ -126,13 +127,18 @@ class BankCache:
     def of_user(cls) -> BankCache:
         return cls(user_folder())
 
-    def find(self, network: Network, recipe: str, output: Path | None = None) -> tuple[Bank, Path] | None:
-        """A bank of the recipe, of a network that computes the same, and its file; `output` comes first."""
+    def find(
+        self, network: Network, drawn: BatchNormNetwork, recipe: str, output: Path | None = None
+    ) -> tuple[Bank, Path] | None:
+        """A bank of the recipe, of a network that computes the same, and its file; `output` comes first.
+
+        drawn: the network with the layers that are to be drawn
+        """
         for path in [*([] if output is None else [output]), *sorted(self.folder.glob(f"{recipe}-*.safetensors"))]:
             bank = bank_of_recipe(path, recipe)
             if bank is None:
                 continue
-            if bank.probe is None or not computes_the_same(network, bank.probe):
+            if not is_bank_of(network, drawn, bank):
                 log.info("%s is not used: the same weights, but the network computes something else.", path)
                 continue
             try:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
-from segment.draws.identity import computes_the_same, identified
+from segment.draws.identity import identified, is_bank_of
 from segment.errors import SegmentError
 from segment.files.banks.bank_file import save_bank
 from segment.files.banks.cache import bank_of_recipe, signed
@@ -51,11 +51,11 @@ class PartialBank:
         else:
             self.path.unlink(missing_ok=True)
 
-    def load(self, network: Network) -> tuple[list[Statistics], Mapping[str, Any]] | None:
+    def load(self, network: Network, drawn: BatchNormNetwork) -> tuple[list[Statistics], Mapping[str, Any]] | None:
         """The draws and how they were recorded; None where there are none of this recipe and network."""
         bank = bank_of_recipe(self.path, self.recipe)
         plan = None if bank is None else bank.provenance.get(PLAN)
-        if bank is None or plan is None or bank.probe is None or not computes_the_same(network, bank.probe):
+        if bank is None or plan is None or not is_bank_of(network, drawn, bank):
             return None
         return list(bank), plan
 

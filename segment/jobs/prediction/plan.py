@@ -25,7 +25,7 @@ from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
-from segment.passes.passes import Engine, PassPlan
+from segment.passes.passes import Engine, PassPlan, check_engine
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.uncertainty.measures import MEASURES
@@ -178,8 +178,7 @@ class Execution:
     def of(cls, plan: PredictPlan, bank: Bank, device: torch.device, runner: Runner = LOCAL) -> Execution:
         """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory that it lacks."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
-        if plan.engine == "openvino" and device.type != "cpu":
-            raise WrongUse("--engine openvino runs on the processor: add --device cpu.")
+        check_engine(plan.engine, device)
         precision, why = resolve_precision(plan.precision, bank, device, plan.engine)
         PassPlan(fold=plan.fold, precision=precision, engine=plan.engine)  # refuses what is out of range
         given = plan.memory is not None

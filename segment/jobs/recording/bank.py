@@ -50,7 +50,7 @@ def recorded(
     Errors: ModelRefused where a mini-batch does not fit in memory, or what is recorded is not finite.
     """
     example = pool.examples(1)[0]
-    draws, parts = _begun(network, partial)
+    draws, parts = _begun(network, drawn, partial)
     parts = parts or _parts(drawn, example, len(picks[0].images), memory_for(runner, memory, drawn.device))
     start, before = time.perf_counter(), len(draws)
     with _finite(network):
@@ -81,9 +81,11 @@ def recorded(
     return bank
 
 
-def _begun(network: Network, partial: PartialBank | None) -> tuple[list[Statistics], Parts | None]:
+def _begun(
+    network: Network, drawn: BatchNormNetwork, partial: PartialBank | None
+) -> tuple[list[Statistics], Parts | None]:
     """The draws that an earlier call left, and the way their mini-batches went."""
-    left = None if partial is None else partial.load(network)
+    left = None if partial is None else partial.load(network, drawn)
     if left is None or partial is None:
         return [], None
     try:
