@@ -79,28 +79,34 @@ class _NoRounding:
 _NO_ROUNDING = _NoRounding()
 
 
-PIECE = 2**14
-"""Most values of a channel in one float32 sum, whose error reaches 2e-3 after 10^6 values."""
+ROWS = 256
+"""Values of a channel in one float32 sum: of 2^14 the error of a mean reaches 1e-5 standard deviations."""
 
 
 def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     """Mean and biased variance of each channel over all other axes, in float32 or better.
 
-    Two passes over the data, so a mean far above the deviation costs no digits; on a CPU in pieces that are merged in
-    float64. Error: under 1e-5 relative.
+    Two passes over the data, so a mean far above the deviation costs no digits; on a CPU, of channels innermost, in
+    groups that are merged in float64. Error: that of `torch.var_mean`, under 1e-6 relative.
     """
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if x.device.type != "cpu":
         var, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
         return mean, var
-    if x.numel() <= PIECE * x.shape[1] or (x.ndim > 2 and x.is_contiguous()):
+    channels = x.shape[1]
+    if x.numel() <= ROWS * channels or (x.ndim > 2 and x.is_contiguous()):
         return _of_piece(x)
-    values = x.movedim(1, -1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, channels innermost
-    pieces = torch.split(values, PIECE, dim=2)
-    statistics = [_of_piece(piece) for piece in pieces]
-    means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C
-    pixels = [piece.shape[2] for piece in pieces]
-    counts = torch.tensor(pixels, dtype=torch.float64, device=x.device)[:, None] / values.shape[2]
+    values = x.movedim(1, -1).reshape(-1, channels)
+    groups = len(values) // ROWS
+    pieces = [values[: groups * ROWS].reshape(ROWS, groups * channels), values[groups * ROWS :]]
+    pieces = [piece for piece in pieces if len(piece)]  # the first as if each group had channels of its own
+    statistics = [_of_piece(piece.T[None, :, :, None]) for piece in pieces]
+    means, variances = (
+        torch.cat([each[part].reshape(-1, channels) for each in statistics]).double() for part in (0, 1)
+    )
+    counts = torch.full((len(means), 1), ROWS / len(values), dtype=torch.float64, device=x.device)
+    if len(pieces) > 1:
+        counts[-1] = len(pieces[1]) / len(values)
     mean = (counts * means).sum(dim=0)
     var = (counts * (variances + (means - mean) ** 2)).sum(dim=0)  # Chan, Golub & LeVeque 1983
     return mean.to(x.dtype), var.to(x.dtype)
