@@ -8,12 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of, first_of
 from segment.images.listing.groups import group_table, groups_by_id
 
 BUILT_IN = ("folder", "sequence")
 FRAMES = 5
 """So many ids of one name with evenly numbered ends look like frames."""
+BY_GROUPS = (
+    "Test over sequences: `segment compare SCORES SCORES --other-method METHOD --groups sequence`, of a folder of "
+    "`segment evaluate`."
+)
+"""Advice where scores are tested over images alone."""
 _NUMBERED = re.compile(r"^(.*?)(?:[ _.-]+(?:f|frame))?[ _.-]*(\d+)$", re.DOTALL | re.IGNORECASE)
 
 
@@ -63,6 +68,19 @@ def sequence_text(name: str) -> str:
     ("'val/0001TP'", 'numbers alone')
     """
     return repr(name) if name else "numbers alone"
+
+
+def numbered_sentence(names: Sequence[str], advice: str) -> str:
+    """What ids that look like frames of these sequences mean for tests over images. advice: what to do about it.
+
+    >>> numbered_sentence(["val/0001TP"], "Give --groups.").partition(" If ")[0]
+    "The ids are numbered as frames of 1 video are ('val/0001TP')."
+    """
+    return (
+        f"The ids are numbered as frames of {count_of(len(names), 'video')} are ({first_of(map(sequence_text, names))}). "
+        "If they are frames or slices, they are not independent: the p-values over images are then too small, and the "
+        f"intervals too narrow. {advice}"
+    )
 
 
 def group_of(name: str, identity: str) -> str:

@@ -20,6 +20,7 @@ from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
+from segment.guarantees.groups import BY_GROUPS, frames, numbered_sentence
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.outside_runs import refuse_output_in_images
@@ -178,6 +179,7 @@ def evaluate(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
+        warnings += [numbered_sentence(names, BY_GROUPS)] if (names := frames(list(scoring.done))) else []
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)

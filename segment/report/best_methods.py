@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from segment.report.comparison import BEST, COMMON, Comparison, Gain
+from segment.report.comparison import BEST, COMMON, Comparison, Gain, counted
 from segment.report.tables import arrow, few, gained, number, signed, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
 
-GAIN_SCORES = ("nll", "miou", "error_auroc" + BEST)
-"""Scores that the sentence of a gain states."""
+GAIN_SCORES = ("nll", "miou", f"error_auroc.{COMMON}", f"error_auroc{BEST}")
+"""Scores that the sentence of a gain states, of those that are counted."""
 BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")
 WIDTH = 78
 """Characters of a line that is indented by two on a screen of 80 columns."""
@@ -25,7 +25,7 @@ def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], images: i
     Significantly best: the difference from every other method is significant, not only that from the next. Of fewer
     than LEAST images no test can call a difference significant, which is said in place of their outcomes.
     """
-    plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
+    plain = _counted(comparisons)
     if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
         return ["One image gives no intervals, so no difference can be called significant."]
     known = [gain for gain in gains if gain.differences]
@@ -33,6 +33,11 @@ def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], images: i
         none = [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
         return none + [f"{_gain(gain)}." for gain in known]
     return [*_few(known, images), *(f"{_gain(gain)}; {_outcome(gain)}." for gain in known), *_best(plain)]
+
+
+def _counted(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    by_score = {comparison.score: comparison for comparison in comparisons}
+    return [by_score[score] for score in counted(by_score)]
 
 
 def _few(gains: Sequence[Gain], images: int) -> list[str]:
@@ -50,7 +55,7 @@ def _best(comparisons: Sequence[Comparison]) -> list[str]:
     for comparison in comparisons:
         significant = all(verdict(entry) == SIGNIFICANT for entry in comparison.differences.values())
         scores = (sure if significant else open_).setdefault(comparison.best, [])
-        scores.append(words(comparison.score.partition(BEST)[0]))
+        scores.append(_short(comparison.score))
     lines = [f"Significantly best: {_by_method(sure)}."] if sure else []
     return lines + ([f"Best, but not significantly against every other method: {_by_method(open_)}."] if open_ else [])
 
@@ -60,18 +65,24 @@ def _by_method(scores: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"**{method}** in {', '.join(names)}" for method, names in ordered)
 
 
+def _short(score: str) -> str:
+    """A score in words, without the measure that ranks.
+
+    >>> _short("ause.predictive_entropy"), _short("error_auroc of the best measure"), _short("nll")
+    ('AUSE', 'error AUROC', 'NLL')
+    """
+    return words(score.removesuffix(BEST).removesuffix(f".{COMMON}"))
+
+
 def _gain(gain: Gain) -> str:
-    differences = [
-        f"{words(score.partition(BEST)[0])} {signed(gain.differences[score])}"
-        for score in GAIN_SCORES
-        if score in gain.differences
-    ]
+    known = counted(gain.differences)
+    differences = [f"{_short(score)} {signed(gain.differences[score])}" for score in GAIN_SCORES if score in known]
     passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
     return f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}"
 
 
 def _outcome(gain: Gain) -> str:
-    found = [gained(score, entry) for score, entry in gain.differences.items()]
+    found = [gained(score, gain.differences[score]) for score in counted(gain.differences)]
     better, worse = found.count("significantly better"), found.count("significantly worse")
     return f"significantly better in {better} of {len(found)} scores, worse in {worse}"
 
@@ -99,14 +110,12 @@ def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
 def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
     """A short entry a score for a screen, on two lines where one is too long: best method, next, significance.
 
-    Ranking scores are by each method's best measure; `best_two` has them by the common one too, and the intervals.
+    Ranking scores are by the common measure; `best_two` has them by each method's best one too, and the intervals.
     """
     lines = []
-    for comparison in comparisons:
-        if not comparison.score.endswith(f".{COMMON}"):
-            following, entry = next(iter(comparison.differences.items()))
-            by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
-            score = words(comparison.score.partition(BEST)[0])
-            line, found = f"{score}: {comparison.best}, next {following} ({by}),", verdict(entry)
-            lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
+    for comparison in _counted(comparisons):
+        following, entry = next(iter(comparison.differences.items()))
+        by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
+        line, found = f"{_short(comparison.score)}: {comparison.best}, next {following} ({by}),", verdict(entry)
+        lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
     return lines

@@ -6,7 +6,7 @@ Must not know how a method was run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -94,6 +94,18 @@ def improves(score: str, difference: float) -> bool:
     (True, False)
     """
     return (difference < 0) == lower_is_better(score)
+
+
+def counted(scores: Iterable[str]) -> list[str]:
+    """The scores that sentences count: ranking scores by the common measure, where methods have it.
+
+    By each method's best measure a method with more of them has an advantage, and it is chosen on these very images.
+
+    >>> counted(["nll", "ause.predictive_entropy", "ause of the best measure", "error_ap of the best measure"])
+    ['nll', 'ause.predictive_entropy', 'error_ap of the best measure']
+    """
+    names = list(scores)
+    return [name for name in names if not (name.endswith(BEST) and f"{name.removesuffix(BEST)}.{COMMON}" in names)]
 
 
 def scores(
@@ -188,9 +200,8 @@ def corrected(families: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str
 
 
 def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
-    """Of PAIRS those that were run, in every plain score and every ranking score by each one's best measure."""
-    all_methods = _AllMethods(methods)
-    titles = [title for title in _titles() if not title.endswith(f".{COMMON}")]
+    """Of PAIRS those that were run, in every plain score and every ranking score, as `compare` has them."""
+    all_methods, titles = _AllMethods(methods), _titles()
     gained = []
     for method, rival in PAIRS:
         if method in methods and rival in methods:

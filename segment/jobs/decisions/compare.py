@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import frames, groups_of, sequence_text
+from segment.guarantees.groups import frames, groups_of, numbered_sentence
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -73,7 +73,7 @@ def compare(
     notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *_other_border(a, b), *compared.notes)
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
     if pairs and of_ids is None and (videos := frames(pairs)):
-        notes = (*notes, _of_frames(videos))
+        notes = (*notes, numbered_sentence(videos, "Give --groups."))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
@@ -190,15 +190,6 @@ def _other_border(a: RunTable, b: RunTable) -> tuple[str, ...]:
     return (
         f"The measures of A leave out a border of {a.border} pixels, those of B one of {b.border} (`--border`): their "
         "means differ on equal maps too.",
-    )
-
-
-def _of_frames(videos: Sequence[str]) -> str:
-    names = first_of(map(sequence_text, videos))
-    return (
-        f"The ids are numbered as frames of {count_of(len(videos), 'video')} are ({names}). "
-        "If they are frames, they are not independent: the p-values over images are then too small, and the intervals "
-        "too narrow. Give --groups."
     )
 
 

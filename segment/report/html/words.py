@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segment.errors import count_of
 from segment.ranking.columns import ranks_none
+from segment.report.comparison import counted
 from segment.report.html.details import SET_ASIDE, Sums, upper_edges
 from segment.report.html.tables import signed_with_interval
 from segment.report.run_files.saved_run import SavedRun
@@ -74,7 +75,8 @@ def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = []
     for gain in [gain for comparison in comparisons for gain in comparison.get("gains", [])][:2]:
         differences = []
-        for score, name in (("nll", "NLL"), ("error_auroc of the best measure", "error AUROC")):
+        rankings = [score for score in counted(gain["differences"]) if score.startswith("error_auroc")]
+        for score, name in (("nll", "NLL"), *((score, "error AUROC") for score in rankings)):
             entry = gain["differences"].get(score) or {}
             if entry.get("low") is not None:
                 sure = "" if verdict(entry) == SIGNIFICANT else ", not significant"
