@@ -17,7 +17,7 @@ from segment.errors import FastPathDiffers, OutOfMemory, WrongUse, ran_out_of_me
 from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
 from segment.estimation.few_passes import seconds_a_pixel
 from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES, BYTES_DECODED, BYTES_OF_WRITING
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, in_words, release_freed_pages
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, bytes_text, release_freed_pages
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached
@@ -279,7 +279,7 @@ class Estimator:
     def _too_large(self, side: int) -> OutOfMemory:
         return OutOfMemory(
             f"Out of memory at the smallest plan, {side} x {side} pixels at once, which takes about "
-            f"{in_words(side**2 * KERNEL_FACTOR * self.pixel)}: free some memory, or take --device cpu."
+            f"{bytes_text(side**2 * KERNEL_FACTOR * self.pixel)}: free some memory, or take --device cpu."
         )
 
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:

@@ -97,17 +97,17 @@ def bytes_of(text: str) -> int:
     return size
 
 
-def in_words(size: float) -> str:
+def bytes_text(size: float) -> str:
     """Bytes for people.
 
-    >>> in_words(1536 * 2**20), in_words(200 * 2**20)
+    >>> bytes_text(1536 * 2**20), bytes_text(200 * 2**20)
     ('1.5 GiB', '200 MiB')
     """
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{-(-size // 2**20):.0f} MiB"
 
 
 def _step(size: float) -> float:
-    """The smallest difference that `in_words` shows at that size."""
+    """The smallest difference that `bytes_text` shows at that size."""
     return 2**30 / 10 if size >= 2**30 else float(2**20)
 
 
@@ -196,7 +196,7 @@ class MemoryBudget:
         enough = math.ceil(most / _step(most)) * _step(most)
         there = math.floor(least / _step(least)) * _step(least)
         return OutOfMemory(
-            f"Even the smallest plan needs {in_words(enough)} of memory; {in_words(there)} may be taken. {advice}"
+            f"Even the smallest plan needs {bytes_text(enough)} of memory; {bytes_text(there)} may be taken. {advice}"
         )
 
 
@@ -220,8 +220,8 @@ def memory_budget(memory: Memory, device: torch.device) -> MemoryBudget:
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
     if held >= budget:
         raise OutOfMemory(
-            f"{in_words(budget)} of memory were allowed, but the program and the network alone take {in_words(held)}. "
-            "Give more --memory."
+            f"{bytes_text(budget)} of memory were allowed, but the program and the network alone take "
+            f"{bytes_text(held)}. Give more --memory."
         )
     return MemoryBudget(budget - held, held)
 

@@ -92,10 +92,10 @@ def beyond_rounding(
             noise = float32_noise(network, draw, images, reference)
         if within_noise(first, noise):
             return ""
-    return in_words(first, noise, network.head)
+    return difference_text(first, noise, network.head)
 
 
-def in_words(differences: Tensor, noise: Tensor, head: Head | None) -> str:  # P, P
+def difference_text(differences: Tensor, noise: Tensor, head: Head | None) -> str:  # P, P
     """Differences that rounding does not explain."""
     above, rounded = (int((values > TOLERANCE).sum()) for values in (differences, noise))
     what = "of a probability" if head else "of an output"

@@ -21,7 +21,7 @@ from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, num
 from segment.stores.copies import here
 from segment.stores.requests import size_of_file
 from segment.stores.urls import is_url, url_of
-from segment.uncertainty.scaling import in_words
+from segment.uncertainty.scaling import calibration_text
 
 HEADING = """# Results
 
@@ -52,7 +52,9 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     lines += ["", f"{ARROWS} Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
     lines += [f"- {name}: {note}." for name, note in evaluation.notes.items()]
     if evaluation.validation.temperatures:
-        fitted = ", ".join(f"{name} {in_words(value)}" for name, value in evaluation.validation.temperatures.items())
+        fitted = ", ".join(
+            f"{name} {calibration_text(value)}" for name, value in evaluation.validation.temperatures.items()
+        )
         images = evaluation.validation.given - len(evaluation.validation.left_out)
         lines.append(f"- Temperatures fitted on {images} validation images: {fitted}.")
     lines += image_ranking_sentences(evaluation.ranking)

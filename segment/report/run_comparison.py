@@ -82,7 +82,7 @@ class RunComparison:
             "estimated_accuracy": None if self.estimated is None else asdict(self.estimated),
             "estimate_errors": None if self.errors is None else dict(self.errors) | {"checked_on": self.checked_on},
             "other_labels": self.other_labels or None,
-            "sentences": in_words(self),
+            "sentences": comparison_sentences(self),
         }
 
 
@@ -140,7 +140,7 @@ def better(column: str, difference: float, *, comparable: bool = True) -> str:
     return "higher" if difference > 0 else "lower"
 
 
-def in_words(compared: RunComparison) -> list[str]:
+def comparison_sentences(compared: RunComparison) -> list[str]:
     """The result in sentences, the most important first."""
     a, b = compared.names
     if not compared.paired and not compared.unpaired:

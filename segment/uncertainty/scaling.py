@@ -92,10 +92,10 @@ def of_json(value: float | Mapping[str, Sequence[float]]) -> Calibration:
     return temperature
 
 
-def in_words(calibration: Calibration) -> str:
+def calibration_text(calibration: Calibration) -> str:
     """A calibration as a page shows it.
 
-    >>> in_words(1.2345), in_words(VectorScaling((0.5, 1.0), (0.0, -1.0)))
+    >>> calibration_text(1.2345), calibration_text(VectorScaling((0.5, 1.0), (0.0, -1.0)))
     ('1.234', 'factors 0.50 to 1.00, offsets -1.00 to 0.00')
     """
     if isinstance(calibration, VectorScaling):

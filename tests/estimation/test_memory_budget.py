@@ -24,8 +24,8 @@ from segment.estimation.memory_budget import (
     KERNEL_FACTOR,
     MemoryBudget,
     bytes_of,
+    bytes_text,
     free_bytes,
-    in_words,
     memory_budget,
     parts_of,
     resident,
@@ -67,7 +67,7 @@ def test_a_misspelt_unit_is_refused_with_the_near_one() -> None:
 
 @given(st.integers(1, 2**45))
 def test_a_size_in_words_comes_back_within_its_last_digit(size: int) -> None:
-    assert bytes_of(in_words(size)) == pytest.approx(size, rel=0.051, abs=MIB)
+    assert bytes_of(bytes_text(size)) == pytest.approx(size, rel=0.051, abs=MIB)
 
 
 def test_the_free_memory_is_no_more_than_the_machine_has() -> None:

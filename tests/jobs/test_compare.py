@@ -33,7 +33,7 @@ from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network
 from segment.report.estimate_words import estimate_words
-from segment.report.run_comparison import compare_rows, in_words
+from segment.report.run_comparison import compare_rows, comparison_sentences
 from segment.report.run_files.saved_run import SavedRun
 from segment.scenes.scene import TEST, scene
 from segment.scores.functional.binning import BINS, bin_of
@@ -106,7 +106,10 @@ def test_the_mean_over_labels_is_no_confidence_of_a_label(runs: Path, tmp_path: 
     compared = compare(tmp_path / "clean", tmp_path / "predicted")
     assert compared.estimated is not None
     assert compared.estimated.atc is None
-    assert any("ATC cannot be estimated: it takes the confidence of each label" in line for line in in_words(compared))
+    assert any(
+        "ATC cannot be estimated: it takes the confidence of each label" in line
+        for line in comparison_sentences(compared)
+    )
     scored = compare(tmp_path / "clean", tmp_path / "clean").estimated
     assert scored is not None
     assert scored.atc is not None, "an evaluation keeps those of each label"
@@ -128,11 +131,11 @@ def test_runs_of_other_classes_are_compared_and_it_says_so(runs: Path, tmp_path:
     record = json.loads((other / "run.json").read_text())
     classes, record["classes"] = record["classes"], ["lesion", "background"]
     (other / "run.json").write_text(json.dumps(record))
-    words = in_words(compare(runs / "clean", other))
+    words = comparison_sentences(compare(runs / "clean", other))
     counts = f"{len(classes)} classes ({first_of(classes)}) and 2 classes (lesion, background)"
     expected = f"The runs are of other classes, {counts}"
     assert any(line.startswith(expected) for line in words)
-    assert not any("other classes" in line for line in in_words(compare(runs / "clean", runs / "noisy")))
+    assert not any("other classes" in line for line in comparison_sentences(compare(runs / "clean", runs / "noisy")))
 
 
 def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_that_they_should(
@@ -141,8 +144,8 @@ def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_t
     data = written(tmp_path / "unseen", TEST[:10], unseen=True)
     evaluate(network, data, tmp_path / "strange", banks=[bank], plan=PLAN)
     paired = compare(runs / "clean", tmp_path / "strange")
-    assert "10 of 10 pairs hold other pixels: one id, and files that differ." in in_words(paired)
-    assert not any("other pixels" in line for line in in_words(compare(runs / "clean", runs / "noisy")))
+    assert "10 of 10 pairs hold other pixels: one id, and files that differ." in comparison_sentences(paired)
+    assert not any("other pixels" in line for line in comparison_sentences(compare(runs / "clean", runs / "noisy")))
     assert "nll" in paired.significant
     for column, sign in (("accuracy", -1), ("nll", 1), ("mean.mutual_information", 1)):
         assert sign * (paired.paired[column].difference.value or 0.0) > 0
@@ -159,10 +162,10 @@ def test_other_labels_are_no_improvement(network: Network, bank: Bank, runs: Pat
     easier = replace(PLAN, void=1)
     evaluate(network, data, tmp_path / "void", banks=[bank], plan=easier)
     compared = compare(runs / "clean", tmp_path / "void")
-    assert in_words(compared)[0].startswith(
+    assert comparison_sentences(compared)[0].startswith(
         "THE LABELS DIFFER: void is none in A and 1 in B; 10 of 10 pairs have another number of scored pixels."
     )
-    assert not any(re.search("better|worse", line) for line in in_words(compared)[1:])
+    assert not any(re.search("better|worse", line) for line in comparison_sentences(compared)[1:])
     assert compare(runs / "clean", tmp_path / "void", pair=False).other_labels.startswith("THE LABELS DIFFER: void is")
     for path in Path(str(data.labels)).iterdir():
         write_png(path, (read_label(path) // 2).astype(np.uint8))
@@ -320,7 +323,7 @@ def test_scores_of_another_shape_are_refused_by_a_report(
 
 
 def test_a_change_lies_within_its_interval_whichever_way_it_went(runs: Path) -> None:
-    (line,) = (line for line in in_words(compare(runs / "clean", runs / "noisy")) if "against" in line)
+    (line,) = (line for line in comparison_sentences(compare(runs / "clean", runs / "noisy")) if "against" in line)
     changes = re.findall(r"by ([\d.e+-]+) \(([\d.e+-]+?)\.\.([\d.e+-]+)\)", line)
     assert any(word in line for word in ("accuracy worse", "lower by"))
     assert len(changes) > 1
@@ -358,7 +361,7 @@ def test_sets_that_differ_are_called_higher_or_lower_only_where_the_auroc_and_th
     second = {f"b{number}": {"nll": float(value)} for number, value in enumerate(change(numbers))}
     compared = compare_rows(("A", "B"), first, second)
     assert compared.significant == ["nll"]
-    assert said in in_words(compared)[0]
+    assert said in comparison_sentences(compared)[0]
 
 
 @pytest.mark.parametrize("pair", [True, False])
@@ -443,4 +446,4 @@ def test_without_a_picture_none_of_an_earlier_comparison_stays_and_one_image_is_
 def test_runs_that_are_equal_are_so_on_the_images_that_both_have(first: str, second: str, words: str) -> None:
     rows = {name: {"accuracy": 0.5, "nll": 0.25 + number} for number, name in enumerate("abcdefghx")}
     compared = compare_rows(("ev1", "ev_half"), *({name: rows[name] for name in names} for names in (first, second)))
-    assert words in in_words(compared)[0]
+    assert words in comparison_sentences(compared)[0]

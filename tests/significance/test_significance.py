@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
 from segment.report.comparison_rows import screen_rows
-from segment.report.run_comparison import TESTED, RunComparison, compare_rows, in_words, table_of
+from segment.report.run_comparison import TESTED, RunComparison, compare_rows, comparison_sentences, table_of
 from segment.scores.functional.binning import bin_of
 from segment.significance.corrections import holm, verdict
 from segment.significance.estimated_accuracy import atc, doc
@@ -80,17 +80,17 @@ def test_the_same_numbers_twice_are_not_significant_and_a_clear_shift_is_with_it
     values = np.random.default_rng(5).random(40)
     same = compare_rows(("a", "b"), rows(values), rows(values))
     assert same.significant == []
-    assert "equal on every image" in in_words(same)[0]
+    assert "equal on every image" in comparison_sentences(same)[0]
     moved = compare_rows(("clean", "fog"), rows(values), rows(values + 0.2))
     assert moved.significant == ["nll"]
-    assert "NLL worse by 0.2" in in_words(moved)[0]
+    assert "NLL worse by 0.2" in comparison_sentences(moved)[0]
     assert table_of(moved)[1][0][-1] == "significant"
     columns, (row,) = screen_rows(moved)
     assert (columns[-1], row[0], row[-1]) == ("B is", "NLL ↓", "worse")
     assert screen_rows(same)[1][0][1:] == [row[1], row[1], "+.000 (+.000..+.000)", "–"]
     apart = compare_rows(("known", "unseen"), rows(values), rows(values + 0.6, prefix="t"))
     assert apart.unpaired["nll"].auroc.value > 0.85
-    assert "share no image id" in in_words(apart)[-1]
+    assert "share no image id" in comparison_sentences(apart)[-1]
     assert compare_rows(("a", "b"), rows(values), rows(values), pair=False).paired == {}
 
 
@@ -98,7 +98,7 @@ def test_the_same_numbers_twice_are_not_significant_and_a_clear_shift_is_with_it
 def test_few_images_are_said_to_be_few_and_nothing_is_nan(count: int) -> None:
     values = np.linspace(0.1, 0.9, count)
     compared = compare_rows(("a", "b"), rows(values), rows(values + 0.5))
-    text = " ".join(in_words(compared)) + str(table_of(compared)) + str(compared.as_dict())
+    text = " ".join(comparison_sentences(compared)) + str(table_of(compared)) + str(compared.as_dict())
     assert "nan" not in text
     if count < 6:
         assert compared.significant == []
@@ -112,7 +112,7 @@ def test_numbers_that_no_image_or_one_run_has_are_left_out() -> None:
     b = {"x": {"dice": 0.4}, "y": {"variance": 0.1}}
     compared = compare_rows(("a", "b"), a, b)
     assert compared.paired == {}
-    assert "Nothing could be tested" in in_words(compared)[0]
+    assert "Nothing could be tested" in comparison_sentences(compared)[0]
     assert paired_test(np.array([np.nan]), np.array([1.0])) is None
     assert unpaired_test(np.array([1.0]), np.array([1.0, 2.0])) is None
     assert smallest_difference(np.array([1.0])) is None
@@ -130,12 +130,12 @@ def test_where_no_test_can_reach_significance_the_least_number_of_images_is_said
     few, enough = compared(images), compared(least)
     measures = "1 measure" if columns == 1 else f"{columns} measures"
     sentence = f"With {images} images and {measures} no difference can be significant: {least} images are the least."
-    assert sentence in in_words(few)
-    assert "one time in five" not in " ".join(in_words(few))
+    assert sentence in comparison_sentences(few)
+    assert "one time in five" not in " ".join(comparison_sentences(few))
     assert few.significant == []
     assert few.smallest == {}
     assert set(enough.significant) == set(TESTED[:columns])
-    assert "one time in five" in " ".join(in_words(enough))
+    assert "one time in five" in " ".join(comparison_sentences(enough))
 
 
 def test_the_smallest_difference_that_is_seen_grows_with_the_number_of_tests() -> None:

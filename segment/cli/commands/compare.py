@@ -49,7 +49,7 @@ def compare(
     from segment.jobs.decisions.compare import write_comparison
     from segment.pictures.plots import needs_matplotlib
     from segment.report.comparison_rows import screen_rows
-    from segment.report.run_comparison import in_words
+    from segment.report.run_comparison import comparison_sentences
 
     if output is None:
         refuse_unused({"--plots": plots or None}, "--output FOLDER")
@@ -76,7 +76,7 @@ def compare(
     if rows:
         title = f"A: {compared.names[0]}, B: {compared.names[1]}; last: where significant after Holm's correction"
         screen.table(title, list(columns), rows, words=columns[-1:])
-    for line in in_words(compared):
+    for line in comparison_sentences(compared):
         screen.print_text(line)
     if page is not None:
         screen.print_text(f"Look at {page}.")

@@ -27,7 +27,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write MODEL under the draws of a bank as one graph: pixels in, probability and maps of uncertainty out."""
-    from segment.estimation.memory_budget import in_words
+    from segment.estimation.memory_budget import bytes_text
     from segment.files.banks.bank_file import load_bank
     from segment.jobs.prediction.export import export as run_export
 
@@ -46,7 +46,7 @@ def export(
         )
         return
     screen.print_text(
-        f"{exported.path}: one graph of {count_of(exported.draws, 'draw')}, {in_words(exported.bytes)}. Run by "
+        f"{exported.path}: one graph of {count_of(exported.draws, 'draw')}, {bytes_text(exported.bytes)}. Run by "
         f"{exported.engine} at several sizes it differs from segment by at most "
         f"{max(exported.differences.values()):.1e}."
     )

@@ -32,7 +32,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """List the BN layers of MODEL: stochastic, fixed and why; and the memory of one pass."""
-    from segment.estimation.memory_budget import in_words
+    from segment.estimation.memory_budget import bytes_text
     from segment.jobs.inspect import inspect_network
 
     inspection = inspect_network(loading.load(model, device), layers=layers, size=size_of(size) or (480, 640))
@@ -73,7 +73,7 @@ def inspect(
     screen.print_text(
         f"{inspection.stochastic} of {len(inspection.layers)} BN layers are stochastic. "
         f"{inspection.parameters:,} parameters, {inspection.classes} classes ({inspection.head}).\n"
-        f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {in_words(inspection.pass_bytes)} of "
+        f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {bytes_text(inspection.pass_bytes)} of "
         f"activations at once in fp32.\nImages: {inspection.preprocessing}."
     )
     if inspection.few:

@@ -142,7 +142,7 @@ def worst_of(records: list[Mapping[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def in_words(worst: Mapping[str, Any]) -> str:
+def blending_sentence(worst: Mapping[str, Any]) -> str:
     """What `worst_of` found, for people."""
     count = worst["windows"]
     where = f"in {count_of(count, 'window')} where tiles meet"

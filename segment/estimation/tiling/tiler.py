@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from segment.errors import WrongUse, warn_once
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, in_words
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, bytes_text
 from segment.estimation.tiling.tiles import Cut
 from segment.images.prepare import padding
 from segment.networks.load import Network
@@ -84,7 +84,7 @@ class TilingCost:
         said += f"about {duration(self.seconds)}."
         if self.work <= WARN_ABOVE_WORK:
             return said
-        ways = [f"--memory {in_words(self.enough).replace(' ', '')} takes at most twice"] if self.enough else []
+        ways = [f"--memory {bytes_text(self.enough).replace(' ', '')} takes at most twice"] if self.enough else []
         if self.blended is not None and self.blended < self.work:
             ways.append(f"--tile-mode blended takes {self.blended:.3g} times, and measures how far its maps are off")
         return f"{said} {'; '.join(ways)}." if ways else said

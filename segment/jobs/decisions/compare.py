@@ -17,7 +17,7 @@ from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.jobs.evaluation.combinations import TUNED
 from segment.pictures.comparisons import Moved, comparison_picture
-from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of
+from segment.report.run_comparison import RunComparison, compare_rows, comparison_sentences, table_of
 from segment.report.run_files.run_folder import PER_IMAGE
 from segment.report.tables import words
 from segment.scores.functional.binning import Ints
@@ -125,7 +125,7 @@ def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> st
         "",
         f"A: `{runs[0]}`, {images[0]}. B: `{runs[1]}`, {images[1]}.",
     ]
-    lines += ["", *(f"- {line}" for line in in_words(compared)), ""]
+    lines += ["", *(f"- {line}" for line in comparison_sentences(compared)), ""]
     lines += [f"![What moved]({PICTURE})", ""] if picture else []
     columns, rows = table_of(compared)
     if rows:

@@ -13,7 +13,7 @@ from segment.errors import OutOfMemory, WrongUse, first_of, ran_out_of_memory
 from segment.estimation.background import WORKERS
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
-from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget
+from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, bytes_text, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
@@ -159,7 +159,7 @@ def temperatures(
             left_out[item.source.id] = why
         progress("fitting temperatures", number, len(sources))
     if not used and too_large:
-        needed = in_words(too_large * KERNEL_FACTOR * planned.pixel)
+        needed = bytes_text(too_large * KERNEL_FACTOR * planned.pixel)
         raise OutOfMemory(
             f"{_none_usable(left_out, len(sources))} A pass takes about {needed}: free some memory, give smaller "
             "images, or leave out the methods that are fitted."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import first_of
-from segment.estimation.tiling.blending import in_words, worst_of
+from segment.estimation.tiling.blending import blending_sentence, worst_of
 from segment.files.runs.manifest import LABEL
 from segment.files.runs.run import Run
 from segment.jobs.prediction.plan import Execution
@@ -89,7 +89,7 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
         mean_draws=mean,
         heat=heat,
         uncertain=uncertain,
-        tiling="" if worst is None else in_words(worst),
+        tiling="" if worst is None else blending_sentence(worst),
         equal=equal,
         missed=missed,
     )

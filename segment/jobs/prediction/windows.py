@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from segment.errors import ImageUnreadable
-from segment.estimation.memory_budget import in_words
+from segment.estimation.memory_budget import bytes_text
 from segment.estimation.tiling.groups import split
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles, forget_others
@@ -100,9 +100,9 @@ def _at_a_time(loop: PredictLoop, rasters: Sequence[SharedRaster]) -> Iterator[l
         if some and taken + needed > free * DISK:
             yield some
             some, taken = [], 0
-        level, short = (logging.WARNING, f", which has {in_words(free)}") if needed > free else (logging.INFO, "")
+        level, short = (logging.WARNING, f", which has {bytes_text(free)}") if needed > free else (logging.INFO, "")
         message = "%s: %d groups of windows; what is estimated of them takes %s in %s until the image is whole%s."
-        log.log(level, message, raster.source.id, len(raster.groups), in_words(needed), folder / WINDOWS, short)
+        log.log(level, message, raster.source.id, len(raster.groups), bytes_text(needed), folder / WINDOWS, short)
         some.append(raster)
         taken += needed
     if some:

@@ -17,7 +17,7 @@ from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget, release_freed_pages
+from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, bytes_text, memory_budget, release_freed_pages
 from segment.estimation.plan import EstimatePlan
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
@@ -144,7 +144,7 @@ class Search:
                     needed = height * width * KERNEL_FACTOR * planned.pixel
                     self.needed = max(self.needed, needed)
                     return planned, (
-                        f"{height} x {width} image: a pass over the whole of it takes about {in_words(needed)}, for "
+                        f"{height} x {width} image: a pass over the whole of it takes about {bytes_text(needed)}, for "
                         "which there is no memory, and settings are compared on whole images."
                     )
                 known = checked_known(item.source.id, self.scored, item.label)

@@ -12,7 +12,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import OutOfMemory, WrongUse, near
-from segment.estimation.memory_budget import in_words
+from segment.estimation.memory_budget import bytes_text
 from segment.files.banks.bank_file import load_bank
 from segment.files.banks.cache import MARK, marks_in
 from segment.files.runs.lock import sole_writer
@@ -223,7 +223,7 @@ def _usable(kept: Mapping[str, MethodSamples], search: Search, failed: Mapping[s
     if usable < LEAST_IMAGES and search.needed:
         raise OutOfMemory(
             f"{usable} of {len(search.sources)} validation images can be used: a pass over a whole one takes about "
-            f"{in_words(search.needed)}. Free some memory, give more --memory, or smaller images."
+            f"{bytes_text(search.needed)}. Free some memory, give more --memory, or smaller images."
         )
     if usable < LEAST_IMAGES:
         raise WrongUse(
