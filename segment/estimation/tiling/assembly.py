@@ -72,7 +72,7 @@ def assembled(
             seen = image[(..., *tile.seen)].contiguous()
             made = estimates(asked, seen, head, identity=identity, overlaps=overlaps if cut.blended else None)
         except Exception as error:
-            error.add_note(place_of(tile.rows, tile.columns))
+            error.add_note(window_text(tile.rows, tile.columns))
             raise
         after()
         if not of_group:
@@ -96,10 +96,10 @@ def assembled(
     return GroupEstimate(whole, sums, on_the_grid)
 
 
-def place_of(rows: Span, columns: Span) -> str:
+def window_text(rows: Span, columns: Span) -> str:
     """A window of an image, for people: the first and the last row and column.
 
-    >>> place_of((0, 64), (128, 192))
+    >>> window_text((0, 64), (128, 192))
     'in the window of rows 0 to 63, columns 128 to 191'
     """
     return f"in the window of rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}"

@@ -16,7 +16,7 @@ from typing import Any
 from segment.axes import Plane
 from segment.estimation.estimate import Estimate
 from segment.estimation.failures import estimates_or_reasons
-from segment.estimation.tiling.assembly import place_of
+from segment.estimation.tiling.assembly import window_text
 from segment.estimation.tiling.groups import TileGroup
 from segment.estimation.tiling.tiles import Cut
 from segment.files.runs.window_groups import GroupFiles
@@ -195,7 +195,7 @@ class WindowLoop:
         if unit.number is None:
             self.loop.count_failed(raster.source, why)
             return
-        place = place_of(*raster.groups[unit.number].window(raster.cut, raster.size))
+        place = window_text(*raster.groups[unit.number].window(raster.cut, raster.size))
         self.failed[raster.source.id, unit.number] = f"{raster.size[0]} x {raster.size[1]} image: {why}, {place}"
 
 
