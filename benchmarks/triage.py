@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
-from segment.guarantees.calibrate import ValidationImages, calibrate_unit, level_of, losses_by_measure
+from segment.guarantees.calibrate import ValidationImages, calibrate_unit, loosest_level, losses_by_measure
 from segment.guarantees.control import complement
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import sequence_of
@@ -78,7 +78,7 @@ class Kept:
         most, allowed = self.plan.guarantee == "images", complement(self.plan.share)
         holds = bad <= allowed if most else shares <= self.plan.max_error
         best = float(accepted[np.flatnonzero(holds)[-1]]) if holds.any() else 0.0
-        level = level_of(part, self.plan, np.arange(len(chosen)))
+        level = loosest_level(part, self.plan, np.arange(len(chosen)))
         if level is None:
             self._found.append((0.0, 0.0, best, 1.0, 0.0))
             return
@@ -87,7 +87,7 @@ class Kept:
 
     def add_drawn(self, part: Losses) -> None:
         """Images drawn with replacement, of which the pool is the whole population; counts a promise that it breaks."""
-        level = level_of(part, self.plan, np.arange(len(part.ids)))
+        level = loosest_level(part, self.plan, np.arange(len(part.ids)))
         bad = 0.0 if level is None else self._sums[2][level] / len(self._shares)
         self._violated.append(bool(bad > complement(self.plan.share)))
 

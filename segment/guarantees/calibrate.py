@@ -132,7 +132,7 @@ def _reached(losses: Losses, plan: TriagePlan, groups: Ints) -> float:
     return float(losses.mean_accepted(groups)[:, places[-1]].mean()) if places.size else 0.0
 
 
-def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
+def loosest_level(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
     """The loosest threshold that the plan's guarantee allows, by its place; never above all values that were seen."""
     if plan.guarantee == "images":
         start, used = _start(losses, plan, groups)
@@ -163,7 +163,7 @@ def _start(losses: Losses, plan: TriagePlan, groups: Ints) -> tuple[int, NDArray
 
 
 def _decided(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, measure: str, why: str, kind: str) -> Decision:
-    level = level_of(losses, plan, groups)
+    level = loosest_level(losses, plan, groups)
     count = int(groups.max()) + 1
     return Decision(
         unit=unit,

@@ -20,7 +20,7 @@ from segment.guarantees.calibrate import (
     _nothing,
     calibrate_sets,
     calibrate_unit,
-    level_of,
+    loosest_level,
     losses_by_measure,
     reference_of,
 )
@@ -78,7 +78,7 @@ def split_losses(images: ValidationImages, plan: TriagePlan, calibrating: int) -
     rng, each = np.random.default_rng(0), np.arange(calibrating)
     for _ in range(SPLITS):
         order = rng.permutation(len(losses.ids))
-        yield losses.of(order[calibrating:]), level_of(losses.of(order[:calibrating]), plan, each)
+        yield losses.of(order[calibrating:]), loosest_level(losses.of(order[:calibrating]), plan, each)
 
 
 @pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
@@ -462,14 +462,14 @@ def without_an_error(images: int) -> Losses:
 def test_images_without_an_error_are_accepted_from_the_fewest_images_on(share: float, confidence: float) -> None:
     plan = TriagePlan(guarantee="images", share=share, confidence=confidence)
     for images in range(plan.needed, plan.needed + 60):
-        assert level_of(without_an_error(images), plan, np.arange(images)) is not None, images
+        assert loosest_level(without_an_error(images), plan, np.arange(images)) is not None, images
 
 
 def test_a_refusal_counts_the_bad_images_at_the_threshold_that_stopped_it() -> None:
     losses = without_an_error(64)
     losses.lost[::4] = losses.kept[::4] / 2  # at every threshold half of what 16 images accept is wrong
     plan = TriagePlan(guarantee="images", max_error=0.02)
-    assert level_of(losses, plan, np.arange(64)) is None
+    assert loosest_level(losses, plan, np.arange(64)) is None
     found = re.search(
         r"pixels of other images leaves (\d+) of (\d+) images with more than 2 % wrong .* at most (\d+) may",
         _nothing(losses, plan, np.arange(64), "pixel", "images"),
