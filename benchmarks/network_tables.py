@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.measured_files import made, measured
-from segment.experiments.reporting import mean_interval
+from segment.experiments.reporting import t_interval
 from segment.files.text_tables import markdown
 
 Lines = list[str]
@@ -67,7 +67,7 @@ def _cost() -> str:
             family = row["network"].partition("?")[0]
             logs.setdefault(family, []).append(math.log(row["seconds"] / row["plain_seconds"]))
     means = [statistics.fmean(values) for values in logs.values()]
-    low, high = (math.exp(end) for end in mean_interval(means))
+    low, high = (math.exp(end) for end in t_interval(means))
     mean = math.exp(statistics.fmean(means))
     return f"Geometric mean over the {len(means)} families: {mean:.2f} (95 %: {low:.2f} to {high:.2f})."
 

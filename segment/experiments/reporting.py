@@ -103,10 +103,10 @@ def standard_error(values: Sequence[float] | NDArray[np.floating]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of a mean by Student's t; nan for fewer than two values.
 
-    >>> [round(bound, 2) for bound in mean_interval([1.0, 2.0, 3.0])]
+    >>> [round(bound, 2) for bound in t_interval([1.0, 2.0, 3.0])]
     [-0.48, 4.48]
     """
     count = len(values)

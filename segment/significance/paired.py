@@ -75,7 +75,7 @@ def paired_test(first: Floats, second: Floats, *, seed: int = 0) -> PairedTest |
     if not higher + lower:
         return PairedTest(a.size, *means, Interval(0.0, 0.0, 0.0), 1.0, 1.0, 0, 0, "equal on every image")
     sign = float(stats.binomtest(higher, higher + lower).pvalue)
-    interval = mean_interval(d, seed=seed)
+    interval = bootstrap_mean(d, seed=seed)
     return PairedTest(a.size, *means, interval, sign, sign_flip_p(d, seed=seed), higher, lower)
 
 
@@ -91,7 +91,7 @@ def group_means(values: Floats, groups: Sequence[str]) -> Floats:  # N -> G
     return np.array([np.mean(numbers) if numbers else np.nan for numbers in of_group.values()], dtype=np.float64)
 
 
-def mean_interval(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mean
+def bootstrap_mean(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mean
     """The mean of N >= 2 numbers, one an image, with the middle 95 % of its bootstrap over images."""
     rng = np.random.default_rng(seed)
     means = np.concatenate(

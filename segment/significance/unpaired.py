@@ -55,17 +55,17 @@ def unpaired_test(first: Floats, second: Floats, *, seed: int = 0) -> UnpairedTe
     if min(a.size, b.size) < 2:
         return None
     rng = np.random.default_rng(seed)
-    chances = np.array([auroc(rng.choice(a, a.size), rng.choice(b, b.size)) for _ in range(RESAMPLES)])
+    chances = np.array([auroc_of_samples(rng.choice(a, a.size), rng.choice(b, b.size)) for _ in range(RESAMPLES)])
     ks = stats.ks_2samp(a, b)
     ratio = float(b.mean() / a.mean()) if a.mean() != 0 else None
-    between = Interval(auroc(a, b), *middle_95(chances))
+    between = Interval(auroc_of_samples(a, b), *middle_95(chances))
     return UnpairedTest((a.size, b.size), float(a.mean()), float(b.mean()), ratio, between, float(ks[0]), float(ks[1]))
 
 
-def auroc(first: Floats, second: Floats) -> float:  # N, M
+def auroc_of_samples(first: Floats, second: Floats) -> float:  # N, M
     """Chance that a number of the second set is above one of the first, ties half; Mann-Whitney's U over N M.
 
-    >>> auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+    >>> auroc_of_samples(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
     0.875
     """
     order = np.sort(first)

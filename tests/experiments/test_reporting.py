@@ -25,8 +25,8 @@ from segment.experiments.reporting import (
     judged_by_all,
     judged_by_majority,
     markdown_table,
-    mean_interval,
     styled,
+    t_interval,
     with_error,
     write_figure,
     write_page,
@@ -181,4 +181,4 @@ def test_scores_that_contradict_one_another_are_inconclusive() -> None:
 def test_the_interval_of_a_mean_is_scipys() -> None:
     values = [0.3, 0.9, 0.4, 0.35, 1.2]
     expected = t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=sem(values))
-    assert mean_interval(values) == pytest.approx(expected)
+    assert t_interval(values) == pytest.approx(expected)

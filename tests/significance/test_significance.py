@@ -14,8 +14,8 @@ from segment.report.run_comparison import TESTED, RunComparison, compare_rows, c
 from segment.scores.functional.binning import bin_of
 from segment.significance.corrections import holm, verdict
 from segment.significance.estimated_accuracy import atc, doc
-from segment.significance.paired import mean_interval, paired_test, sign_flip_p, smallest_difference
-from segment.significance.unpaired import auroc, unpaired_test
+from segment.significance.paired import bootstrap_mean, paired_test, sign_flip_p, smallest_difference
+from segment.significance.unpaired import auroc_of_samples, unpaired_test
 
 
 def rows(values: np.ndarray, column: str = "nll", prefix: str = "s") -> dict[str, dict[str, float]]:
@@ -57,7 +57,7 @@ def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     inside = 0
     for _ in range(60):
-        interval = mean_interval(rng.exponential(size=60))
+        interval = bootstrap_mean(rng.exponential(size=60))
         assert interval.low is not None
         assert interval.high is not None
         inside += interval.low <= 1 <= interval.high
@@ -68,7 +68,7 @@ def test_auroc_and_ks_are_those_of_scikit_learn_and_scipy() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 8, 40) / 8, rng.integers(2, 10, 30) / 8
     truth = np.r_[np.zeros(40), np.ones(30)]
-    assert auroc(a, b) == pytest.approx(roc_auc_score(truth, np.r_[a, b]))
+    assert auroc_of_samples(a, b) == pytest.approx(roc_auc_score(truth, np.r_[a, b]))
     test = unpaired_test(a, b)
     assert test is not None
     assert test.ks == pytest.approx(ks_2samp(a, b).statistic)

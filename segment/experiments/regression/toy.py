@@ -28,9 +28,9 @@ from segment.experiments.reporting import (
     Row,
     Verdict,
     judged_by,
-    mean_interval,
     ranged,
     styled,
+    t_interval,
     with_error,
     write_figure,
     write_page,
@@ -186,14 +186,14 @@ def _bands(folds: TrainingData, final: TrainingData, protocol: Protocol, seed: i
 def _verdicts(coverage: Mapping[str, Mapping[str, list[float]]]) -> list[Verdict]:
     mcbn, constant = coverage["mcbn"], coverage["constant"]
     mean = {label: float(np.mean(values)) for label, values in mcbn.items()}
-    ratio = mean_interval(
+    ratio = t_interval(
         [
             outside / inside
             for outside, inside in zip(mcbn["half width outside"], mcbn["half width inside"], strict=True)
         ]
     )
-    inside = mean_interval(mcbn["coverage inside"])
-    gain = mean_interval(
+    inside = t_interval(mcbn["coverage inside"])
+    gain = t_interval(
         [own - other for own, other in zip(mcbn["coverage outside"], constant["coverage outside"], strict=True)]
     )
     others = "; ".join(
