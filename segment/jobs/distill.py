@@ -26,7 +26,7 @@ from segment.draws.probe_passes import probe_of
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit, audit_key
 from segment.files.banks.bank_file import bank_of, save_bank
-from segment.files.banks.cache import RECIPE, content_of, recipe_of
+from segment.files.banks.cache import RECIPE, pool_sha256, recipe_of
 from segment.files.banks.output import bank_there, refuse_other_bank
 from segment.files.banks.unfinished import PartialTensors
 from segment.files.reading import as_json_values
@@ -107,7 +107,7 @@ def distill_bank(
     own_views, other_views = cut_views(pool, views, held_out, seed)
     indices = _images_of_views(pool, views, held_out, seed)[:2]
     names = [[repr(pool.name(index)) if pool.sources else pool.name(index) for index in part] for part in indices]
-    content = content_of(pool)
+    content = pool_sha256(pool)
     numbers = _numbers(pool, plan, views, held_out)
     probe = bank.probe or probe_of(network, drawn, next(iter(bank)))
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), "probe": probe.digest, **numbers})
@@ -164,7 +164,7 @@ def check_output(
     asked = {
         **fitted.settings(network, pool),
         "fingerprint": network.fingerprint,
-        "images_sha256": content_of(pool),
+        "images_sha256": pool_sha256(pool),
         "distilled": True,
         "draws": draws,
         "bank_draws": fitted.draws,

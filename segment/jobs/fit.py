@@ -22,7 +22,7 @@ from segment.draws.reference import against_trained, warn_if_unlike_training, wa
 from segment.errors import imported
 from segment.estimation.memory_budget import memory_budget
 from segment.files.banks.bank_file import save_bank
-from segment.files.banks.cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
+from segment.files.banks.cache import MARKS, BankCache, is_of_recipe, marks_of, pool_sha256, recipe_of, signed
 from segment.files.banks.output import refuse_other_bank
 from segment.files.banks.unfinished import PartialBank
 from segment.files.versions import versions
@@ -124,7 +124,7 @@ def fit(
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None
     drawn = bn_network_of(network, plan.layers)
-    content, settings = content_of(pool), plan.settings(network, pool)
+    content, settings = pool_sha256(pool), plan.settings(network, pool)
     recipe = recipe_of(network, content, settings)
     if output is not None:
         refuse_other_bank(

@@ -16,7 +16,7 @@ from plain import Toy, calibrated, random_bank, seeded
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.image_pool import ImagePool
-from segment.files.banks.cache import content_of
+from segment.files.banks.cache import pool_sha256
 from segment.files.runs.manifest import read_entries
 from segment.images.find import Source
 from segment.images.formats import belonging
@@ -137,11 +137,11 @@ def test_a_bank_is_of_what_belongs_to_its_images_too(
 ) -> None:
     monkeypatch.setenv("SEGMENT_CACHE", str(tmp_path / "cache"))
     alone, all_of_them = ([images / "q.png"], [images / name for name in ("p.png", "t.tif", "v.vrt")])
-    before = [content_of(ImagePool(network, some)) for some in (alone, all_of_them)]
+    before = [pool_sha256(ImagePool(network, some)) for some in (alone, all_of_them)]
     bytes_of_one = hashlib.sha256((images / "q.png").read_bytes()).hexdigest()
     assert before[0] == hashlib.sha256(bytes_of_one.encode()).hexdigest(), "as banks of before have it"
     change(images)
-    after = [content_of(ImagePool(network, some)) for some in (alone, all_of_them)]
+    after = [pool_sha256(ImagePool(network, some)) for some in (alone, all_of_them)]
     assert (after[0] == before[0], after[1] == before[1]) == (True, False)
 
 

@@ -57,7 +57,7 @@ def user_folder() -> Path:
     return Path(os.environ.get("SEGMENT_CACHE") or user / "segment") / "banks"
 
 
-def content_of(pool: ImagePool) -> str:
+def pool_sha256(pool: ImagePool) -> str:
     """SHA-256 over the bytes of the images, and of what belongs to them, in their order.
 
     Wherever they lie and whatever they are called.
