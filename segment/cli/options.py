@@ -252,10 +252,10 @@ def shares(text: str) -> tuple[float, ...]:
         raise WrongUse(f"--alphas {text!r} is no list of numbers; write them with commas, as 0,0.5,1.") from None
 
 
-def shift_of(text: str) -> tuple[str, int] | None:
+def shift_in(text: str) -> tuple[str, int] | None:
     """NAME:SEVERITY; None where nothing was named.
 
-    >>> shift_of("fog:3"), shift_of("")
+    >>> shift_in("fog:3"), shift_in("")
     (('fog', 3), None)
     """
     if not text:

@@ -56,7 +56,7 @@ def _parts(row: Row) -> dict[str, str]:
     }
 
 
-def shift_of(row: Row) -> str:
+def condition_name(row: Row) -> str:
     """The condition of a row as a reader calls it: "clean", or as "fog 3"."""
     return CLEAN if row.condition == CLEAN else f"{row.condition} {row.severity}"
 
@@ -67,7 +67,7 @@ def sweep_sentences(rows: Sequence[Row]) -> list[str]:
     Paired over images; Holm's correction is over all settings, conditions and both scores. Nothing where that network
     is not among the rows, or nothing is beside it.
     """
-    differences = {f"{shift_of(row)}|{row.name}": _differences(row) for row in rows if row.result.get(OVER)}
+    differences = {f"{condition_name(row)}|{row.name}": _differences(row) for row in rows if row.result.get(OVER)}
     tests = sum(entry.get("p") is not None for entries in differences.values() for entry in entries.values())
     if not differences:
         return []
@@ -77,9 +77,9 @@ def sweep_sentences(rows: Sequence[Row]) -> list[str]:
     adjusted = corrected(differences)
     _, names = shown_names(rows)
     lines = []
-    for shift in dict.fromkeys(map(shift_of, rows)):
+    for shift in dict.fromkeys(map(condition_name, rows)):
         found: dict[tuple[str, str], list[str]] = {}
-        for row in sorted((row for row in rows if shift_of(row) == shift), key=lambda row: row.nll):
+        for row in sorted((row for row in rows if condition_name(row) == shift), key=lambda row: row.nll):
             for score, entry in adjusted.get(f"{shift}|{row.name}", {}).items():
                 found.setdefault((gained(score, entry), score), []).append(names[row.name])
         lines.append(f"{shift}: {_outcome(found)}.")

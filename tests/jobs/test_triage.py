@@ -38,7 +38,7 @@ from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage, frames_warning
-from segment.jobs.triage.checking import check_triage, shift_of, shift_sentence
+from segment.jobs.triage.checking import check_triage, shift_sentence, shift_test_of
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
@@ -226,7 +226,7 @@ def test_validation_images_themselves_are_not_called_shifted_where_their_names_s
     for id, line in lines.items():
         of_run.watch({"id": id, **line})
     assert caplog.text.count("The test of all images, at the end, decides") == 1
-    test = shift_of({id: line[measure]["mean"] for id, line in lines.items()}, triage)
+    test = shift_test_of({id: line[measure]["mean"] for id, line in lines.items()}, triage)
     assert not test.shifted
     assert test.auroc == 0.5
 
@@ -319,7 +319,7 @@ def test_a_shift_that_is_not_shown_is_not_called_none(
     images: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], ending: str
 ) -> None:
     triage = replace(asked_of("pixel", 0.5), reference=Reference(measure="margin", values=tuple(map(float, reference))))
-    shift = shift_of({str(number): float(value) for number, value in enumerate(images)}, triage)
+    shift = shift_test_of({str(number): float(value) for number, value in enumerate(images)}, triage)
     sentence = shift_sentence(shift, triage)
     assert sentence.startswith("No shift shown at level 0.01 in margin (")
     assert ending in sentence

@@ -39,7 +39,7 @@ from segment.cli.options import (
     listed,
     number_or,
     refuse_unused,
-    shift_of,
+    shift_in,
 )
 from segment.cli.running import PlaceOptions, runner_at, see_alone
 from segment.stores.urls import url_of
@@ -154,7 +154,7 @@ def evaluate(
     see_alone(where.gpus)
     network = loading.load(model, where.device)
     section_name = title or network.name
-    image_key = "" if report is None else images_key(images_outside_runs(images, listing, warn=False), shift_of(shift))
+    image_key = "" if report is None else images_key(images_outside_runs(images, listing, warn=False), shift_in(shift))
     if report is not None:
         check_page(report, section_name, image_key)
     members = [loading.load(model, where.device, weights=file) for file in ensemble or []]
@@ -186,7 +186,7 @@ def evaluate(
                 methods=method_plan,
                 void=void,
                 unseen=counts(unseen, "--unseen", empty=True),
-                shift=shift_of(shift),
+                shift=shift_in(shift),
                 fails_below=fails_below,
                 workers=workers,
                 batch=number_or("--batch", batch, AUTO, "images from 1 up"),

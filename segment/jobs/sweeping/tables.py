@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from segment.files.text_tables import csv_text
 from segment.report.results import CLEAN, DETERMINISTIC, Row
-from segment.report.sweep_words import shift_of, shown_names
+from segment.report.sweep_words import condition_name, shown_names
 from segment.report.tables import compact_column, heading
 
 SHOWN = (
@@ -72,7 +72,7 @@ def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[int
         ends.append(len(chosen) - 1)
     _, names = shown_names(rows)
     columns = [[names[row.name] for row in chosen]]
-    columns += [[shift_of(row) for row in chosen]] if conditions != [(CLEAN, 0)] else []
+    columns += [[condition_name(row) for row in chosen]] if conditions != [(CLEAN, 0)] else []
     columns.append([f"{row.result['seconds']:.2f}" for row in chosen])
     columns += [compact_column(row.result["scores"].get(score) for row in chosen) for score in SCORES]
     heads = [name for name in COLUMNS if name != "shift" or conditions != [(CLEAN, 0)]]

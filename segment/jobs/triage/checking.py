@@ -84,7 +84,7 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
         groups = None
     images = scores.images_of(name, groups)
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
-    shift = shift_of(images.means[triage.reference.measure], triage, groups)
+    shift = shift_test_of(images.means[triage.reference.measure], triage, groups)
     text = [*filter(None, [other_labels(triage, scores.run.settings)])]
     text += [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
@@ -139,7 +139,7 @@ def groups_of_sources(sources: Sequence[Source], triage: Triage) -> dict[str, st
     return groups if triage.reference.groups and all(groups.values()) else None
 
 
-def shift_of(means: Mapping[str, float], triage: Triage, groups: Mapping[str, str] | None = None) -> ShiftTest:
+def shift_test_of(means: Mapping[str, float], triage: Triage, groups: Mapping[str, str] | None = None) -> ShiftTest:
     """The rank test of images against those that calibrated the triage, by groups where they are known.
 
     means: id -> the mean of the reference's measure over the image. groups: id -> group; by the ids where these say it

@@ -27,8 +27,8 @@ from segment.jobs.triage.checking import (
     promise_or_void,
     seen_sentence,
     shift_dict,
-    shift_of,
     shift_sentence,
+    shift_test_of,
 )
 from segment.jobs.triage.source import refuse_edited_network, refuse_other_source
 from segment.jobs.tuning.tuned import Tuned
@@ -131,7 +131,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage.reference.measure) for id, line in done.items()}
-    shift = shift_of(means, triage, groups_of_sources(run.sources, triage))
+    shift = shift_test_of(means, triage, groups_of_sources(run.sources, triage))
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
     passing = [id for id, line in done.items() if line["triage"]["decision"] == "accept"]
