@@ -9,7 +9,7 @@ import pytest
 from labelled_scenes import written
 
 import segment
-from segment.jobs.evaluate import evaluate  # on files; the public one takes what is held in Python
+from segment.jobs.evaluate import evaluate_into
 from segment.scenes.scene import TRAIN, VALIDATION, scene
 
 LINES, CHARACTERS = 10, 1000
@@ -27,7 +27,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     methods = segment.MethodPlan(methods=("mcbn",), measures=("one_minus_max", "mutual_information"), precision="fp32")
     plan = segment.EvaluatePlan(methods=methods)
 
-    evaluation = evaluate(network, labels, top / "scores", banks=[bank], plan=plan)
+    evaluation = evaluate_into(network, labels, top / "scores", banks=[bank], plan=plan)
     sweep_plan = segment.SweepPlan(
         grid=segment.Grid(batches=(2,), draws=(1, 2), transforms=("plain",)), methods=methods
     )

@@ -79,7 +79,7 @@ class EvaluatePlan:
             raise WrongUse(f"--fails-below {self.fails_below:g}: a Dice above 0 and below 1.")
 
 
-def evaluate(
+def evaluate_into(
     network: Network,
     data: Labels,
     folder: str | Path,

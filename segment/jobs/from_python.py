@@ -20,8 +20,7 @@ from segment.files.banks.bank_file import bank_of
 from segment.images.find import Source
 from segment.images.listing.samples import labelled_samples
 from segment.images.specs import Channels
-from segment.jobs.evaluate import EvaluatePlan
-from segment.jobs.evaluate import evaluate as evaluate_into
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import HELD, Labels
 from segment.jobs.progress import Progress, silent

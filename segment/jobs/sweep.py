@@ -85,7 +85,7 @@ def sweep(
     train: images that statistics come from; of files with several those that `data` takes of its files
     validation: clean images that temperatures are fitted on
     mean, std, channels: as `MCBN` takes them
-    Errors: as `fit_bank` and `evaluate`.
+    Errors: as `fit_bank` and `evaluate_into`.
     """
     network = network_of(network, mean=mean, std=std, channels=channels)
     fitting = [name for name in plan.methods.methods if combination(name).fitted]

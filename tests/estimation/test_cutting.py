@@ -22,7 +22,7 @@ from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
@@ -138,11 +138,11 @@ def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(tmp_path: 
             methods=("mcbn", "deterministic"), measures=("predictive_entropy", "variance"), precision="fp32"
         ),
     )
-    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan, memory=MemoryBudget(2**40))
+    whole = evaluate_into(network, data, tmp_path / "whole", banks=[bank], plan=plan, memory=MemoryBudget(2**40))
     read_outs = {name: read_out for name, read_out in read_outs_of(network).items() if name != "cooler"}
     little = tight(Estimator(network, read_outs, EstimatePlan(beside=SCORING)))
     assert Estimator(network, read_outs, little).side_for(*SIZE) is not None
-    cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory=little.budget)
+    cut = evaluate_into(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory=little.budget)
     for key in ("images", "pixels"):
         assert cut.scores[key] == whole.scores[key]
     compared = 0
@@ -159,7 +159,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(tmp_p
     network = load_network("scenes")
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:4]], batch=4, draws=2)
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
-        evaluate(
+        evaluate_into(
             network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=MemoryBudget(FIRST_PASS_BYTES)
         )
 

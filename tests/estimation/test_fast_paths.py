@@ -21,7 +21,7 @@ from segment.errors import FastPathDiffers
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.plan import EstimatePlan
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.mcbn import MCBN
 from segment.jobs.predict import predict
@@ -141,10 +141,10 @@ def test_an_evaluation_counts_every_image_anew(
     data, validation = written(tmp_path, TEST[:4]), written(tmp_path / "validation", VALIDATION[:2])
     methods = MethodPlan(methods=("mcbn", "mcbn+temperature"), measures=MEASURES, precision="fp32")
     plan = EvaluatePlan(methods=methods)
-    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan, validation=validation)
+    whole = evaluate_into(network, data, tmp_path / "whole", banks=[bank], plan=plan, validation=validation)
     spoiled = Spoiled(monkeypatch, at=at)
     with caplog.at_level(logging.WARNING):
-        made = evaluate(network, data, tmp_path / "made", banks=[bank], plan=plan, validation=validation)
+        made = evaluate_into(network, data, tmp_path / "made", banks=[bank], plan=plan, validation=validation)
     assert spoiled.plain
     assert sum(MESSAGE in record.getMessage() for record in caplog.records) == 1
     assert made.validation.as_dict() == whole.validation.as_dict()

@@ -22,7 +22,7 @@ from segment.images.find import find_images
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.jobs.doctor import compare_passes
-from segment.jobs.evaluate import evaluate
+from segment.jobs.evaluate import evaluate_into
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.watch import WatchPlan
@@ -120,7 +120,7 @@ INTO: dict[str, Callable[[Network, Labels, Path], Any]] = {
     "predict --watch": lambda network, labels, folder: predict(
         network, labels.images, bank_of(network), folder, watch=WatchPlan()
     ),
-    "evaluate": lambda network, labels, folder: evaluate(network, labels, folder),
+    "evaluate": lambda network, labels, folder: evaluate_into(network, labels, folder),
     "sweep": lambda network, labels, folder: sweep(
         network, labels, labels.images, folder, SweepPlan(grid=Grid(batches=(2,), draws=(1,)))
     ),

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.images.read import read_label
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
 from segment.networks.load import Network, load_network
@@ -53,13 +53,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Labels:
 def test_each_annotator_is_scored_as_if_alone_and_the_mean_is_theirs(
     network: Network, data: Labels, tmp_path: Path
 ) -> None:
-    together = evaluate(network, data, tmp_path / "together", plan=PLAN)
+    together = evaluate_into(network, data, tmp_path / "together", plan=PLAN)
     assert together.annotators == json.loads((tmp_path / "together" / "annotators.json").read_text())
     ours = together.annotators["methods"]["deterministic"]
     values = []
     for number, suffix in enumerate(("_first", "_second", "_third")):
         alone = Labels(data.images, data.labels, suffix)
-        scores = evaluate(network, alone, tmp_path / suffix, plan=PLAN).scores["methods"]["deterministic"]["scores"]
+        scores = evaluate_into(network, alone, tmp_path / suffix, plan=PLAN).scores["methods"]["deterministic"][
+            "scores"
+        ]
         assert ours["each"][number] == scores
         values.append(scores)
     for name in ("miou", "nll", "error_auroc.predictive_entropy"):
@@ -71,7 +73,7 @@ def test_each_annotator_is_scored_as_if_alone_and_the_mean_is_theirs(
 def test_uncertainty_is_compared_with_the_disagreement_as_scikit_learn_does(
     network: Network, data: Labels, tmp_path: Path
 ) -> None:
-    together = evaluate(network, data, tmp_path / "together", plan=PLAN)
+    together = evaluate_into(network, data, tmp_path / "together", plan=PLAN)
     uncertainty, differs, pixels = [], [], 0
     for seed in TEST[:3]:
         labels = [read_label(Path(str(data.labels)) / f"{seed}_{name}.png") for name in ("first", "second", "third")]
@@ -106,18 +108,18 @@ def plain_entropy(network: Network, path: Path) -> np.ndarray:  # -> H W
 def test_an_evaluation_by_several_that_goes_on_is_that_of_one_run(
     network: Network, data: Labels, tmp_path: Path
 ) -> None:
-    whole = evaluate(network, data, tmp_path / "whole", plan=PLAN)
+    whole = evaluate_into(network, data, tmp_path / "whole", plan=PLAN)
 
     def stop(stage: str, done: int, total: int, draws: int = 0) -> None:
         if stage == "evaluating" and done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(network, data, tmp_path / "cut", plan=PLAN, progress=stop)
-    again = evaluate(network, data, tmp_path / "cut", plan=PLAN, resume=True)
+        evaluate_into(network, data, tmp_path / "cut", plan=PLAN, progress=stop)
+    again = evaluate_into(network, data, tmp_path / "cut", plan=PLAN, resume=True)
     assert again.annotators == whole.annotators
     with pytest.raises(WrongUse, match="annotators"):
-        evaluate(
+        evaluate_into(
             network,
             replace(data, annotators=data.annotators[:1], annotator_suffixes=("_third",)),
             tmp_path / "cut",
@@ -132,11 +134,11 @@ def test_an_image_that_an_annotator_left_out_fails_and_says_whose_label_is_missi
     for path in sorted(Path(str(data.labels)).glob("*_second.png"))[1:]:
         write_png(tmp_path / "second" / path.name.replace("_second", ""), read_label(path).astype(np.uint8))
     given = replace(data, annotators=(tmp_path / "second",), annotator_suffixes=("",))
-    evaluation = evaluate(network, given, tmp_path / "run", plan=PLAN)
+    evaluation = evaluate_into(network, given, tmp_path / "run", plan=PLAN)
     assert len(evaluation.failed) == 1
     assert "Annotator 2 has no label map of it" in next(iter(evaluation.failed.values()))
     with pytest.raises(WrongUse, match="None of the 3 images has a label map that ends in '_nobody'"):
-        evaluate(network, replace(given, annotator_suffixes=("_nobody",)), tmp_path / "none", plan=PLAN)
+        evaluate_into(network, replace(given, annotator_suffixes=("_nobody",)), tmp_path / "none", plan=PLAN)
     with pytest.raises(WrongUse, match="give one for each"):
         replace(given, annotator_suffixes=("_a", "_b"))
 

@@ -30,7 +30,7 @@ from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
 from segment.images.specs import InputSpec
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
@@ -358,7 +358,7 @@ def test_an_evaluation_counts_the_same_whatever_goes_together(small_folder: Path
     names = ("mcbn", "deterministic", "mcbn+temperature")
     methods = MethodPlan(methods=names, measures=("variance", "predictive_entropy"), precision="fp32")
     made = {
-        each: evaluate(
+        each: evaluate_into(
             network,
             data,
             tmp_path / f"run_{each}",
@@ -388,7 +388,9 @@ def test_one_image_of_a_batch_that_cannot_be_scored_fails_alone(tmp_path: Path) 
     images = photographs(tmp_path / "images", 4, 32, 40)
     load_black(images / "001.png")
     plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("variance",)), batch=4)
-    made = evaluate(network, Labels(str(images), str(labels_of(images))), tmp_path / "run", banks=[bank], plan=plan)
+    made = evaluate_into(
+        network, Labels(str(images), str(labels_of(images))), tmp_path / "run", banks=[bank], plan=plan
+    )
     assert (made.scores["images"], list(made.failed)) == (3, ["001"])
     assert "not finite" in made.failed["001"]
 
@@ -410,14 +412,14 @@ def test_an_evaluation_that_goes_on_keeps_what_auto_measured(
             raise Stop
 
     with pytest.raises(Stop):
-        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=stop)
+        evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=stop)
     monkeypatch.setattr("segment.estimation.together._seconds", None)  # not measured again
-    made = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True)
+    made = evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True)
     record = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
     assert (record["images"], record["images_measured_at"]) == (2, 32 * 40)
     assert made.scores["images"] == 6
     with pytest.raises(WrongUse, match="batch is 'auto' there"):
-        evaluate(network, data, tmp_path / "run", banks=[bank], plan=replace(plan, batch=1), resume=True)
+        evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=replace(plan, batch=1), resume=True)
 
 
 @pytest.mark.parametrize(

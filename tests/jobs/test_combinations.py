@@ -22,7 +22,7 @@ from segment.files.banks.cache import marks_in
 from segment.files.writing import write_png
 from segment.images.prepare import prepare
 from segment.images.read import read_image
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.fit import fit_bank
@@ -60,7 +60,7 @@ def test_a_method_has_one_name_whatever_the_order_of_its_parts_and_wrong_ones_ar
 def test_every_part_combines_with_every_other_in_one_evaluation(network: Network, bank: Bank, tmp_path: Path) -> None:
     data, validation = written(tmp_path / "test", TEST[:2]), written(tmp_path / "validation", VALIDATION[:2])
     plan = EvaluatePlan(methods=replace(QUICK, methods=EVERYTHING, insert_dropout=0.2))
-    evaluation = evaluate(
+    evaluation = evaluate_into(
         network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation
     )
     passes = {name: method["passes_per_image"] for name, method in evaluation.scores["methods"].items()}
@@ -216,9 +216,9 @@ def test_a_scaling_is_never_fitted_on_images_that_a_bank_was_recorded_of(network
     test = written(tmp_path / "test", TEST[:1])
     run = EvaluatePlan(methods=replace(QUICK, methods=("mcbn+tta+temperature",)))
     with pytest.raises(WrongUse, match="4 of 4 validation images are training images"):
-        evaluate(network, test, tmp_path / "run", banks=[own], plan=run, validation=data)
+        evaluate_into(network, test, tmp_path / "run", banks=[own], plan=run, validation=data)
     unfitted = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)))
-    evaluation = evaluate(network, data, tmp_path / "seen", banks=[own], plan=unfitted)
+    evaluation = evaluate_into(network, data, tmp_path / "seen", banks=[own], plan=unfitted)
     assert "4 of 4 test images are training images" in evaluation.warnings[0]
 
 

@@ -22,7 +22,7 @@ from segment.images.read import read_label
 from segment.jobs.decisions.compare import _estimated, compare, write_comparison
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.decisions.select import select
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
@@ -57,8 +57,8 @@ def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory)
     """Clean and noisy: the same images; unlike: others with unseen objects; predicted: those without labels."""
     folder = tmp_path_factory.mktemp("runs")
     data = written(folder / "data", TEST[:10])
-    evaluate(network, data, folder / "clean", banks=[bank], plan=PLAN)
-    evaluate(network, data, folder / "noisy", banks=[bank], plan=replace(PLAN, shift=("noise", 5)))
+    evaluate_into(network, data, folder / "clean", banks=[bank], plan=PLAN)
+    evaluate_into(network, data, folder / "noisy", banks=[bank], plan=replace(PLAN, shift=("noise", 5)))
     for seed in TEST[10:20]:
         write_png(folder / "others" / f"o{seed}.png", scene(seed, size=SIZE, unseen=True).image)
     maps = ("mutual_information", "one_minus_max")
@@ -142,7 +142,7 @@ def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_t
     network: Network, bank: Bank, runs: Path, tmp_path: Path
 ) -> None:
     data = written(tmp_path / "unseen", TEST[:10], unseen=True)
-    evaluate(network, data, tmp_path / "strange", banks=[bank], plan=PLAN)
+    evaluate_into(network, data, tmp_path / "strange", banks=[bank], plan=PLAN)
     paired = compare(runs / "clean", tmp_path / "strange")
     assert "10 of 10 pairs hold other pixels: one id, and files that differ." in comparison_sentences(paired)
     assert not any("other pixels" in line for line in comparison_sentences(compare(runs / "clean", runs / "noisy")))
@@ -160,7 +160,7 @@ def test_other_labels_are_no_improvement(network: Network, bank: Bank, runs: Pat
     assert compare(runs / "clean", runs / "noisy").other_labels == ""
     data = written(tmp_path / "data", TEST[:10])  # the same images
     easier = replace(PLAN, void=1)
-    evaluate(network, data, tmp_path / "void", banks=[bank], plan=easier)
+    evaluate_into(network, data, tmp_path / "void", banks=[bank], plan=easier)
     compared = compare(runs / "clean", tmp_path / "void")
     assert comparison_sentences(compared)[0].startswith(
         "THE LABELS DIFFER: void is none in A and 1 in B; 10 of 10 pairs have another number of scored pixels."
@@ -169,7 +169,7 @@ def test_other_labels_are_no_improvement(network: Network, bank: Bank, runs: Pat
     assert compare(runs / "clean", tmp_path / "void", pair=False).other_labels.startswith("THE LABELS DIFFER: void is")
     for path in Path(str(data.labels)).iterdir():
         write_png(path, (read_label(path) // 2).astype(np.uint8))
-    evaluate(network, data, tmp_path / "halved", banks=[bank], plan=PLAN)
+    evaluate_into(network, data, tmp_path / "halved", banks=[bank], plan=PLAN)
     assert "10 of 10 pairs have other label files" in compare(runs / "clean", tmp_path / "halved").other_labels
 
 
@@ -226,7 +226,7 @@ def test_the_accuracy_of_what_another_method_or_bank_predicted_is_not_estimated(
     assert "by another bank" in compare(runs / "clean", tmp_path / "other").notes[-1]
     predict(network, runs / "others", bank, tmp_path / "fewer", replace(plan, tuned=None, draws=1))
     assert "by another number of draws" in compare(runs / "clean", tmp_path / "fewer").notes[-1]
-    evaluate(
+    evaluate_into(
         network,
         Labels(runs / "data" / "images", runs / "data" / "labels"),
         tmp_path / "known",
@@ -236,7 +236,7 @@ def test_the_accuracy_of_what_another_method_or_bank_predicted_is_not_estimated(
     with pytest.raises(WrongUse, match="checks no estimates from A: it was predicted by another bank"):
         compare(runs / "clean", runs / "predicted", known=[tmp_path / "known"])
     data = Labels(runs / "data" / "images", runs / "data" / "labels")
-    evaluate(network, data, tmp_path / "scored", banks=[bank], plan=PLAN, tuned=scaled)
+    evaluate_into(network, data, tmp_path / "scored", banks=[bank], plan=PLAN, tuned=scaled)
     taken = compare(tmp_path / "scored", tmp_path / "tuned")
     assert taken.names[0].endswith("(tuned)")
     assert taken.estimated is not None

@@ -33,7 +33,7 @@ from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.select import select
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
@@ -87,7 +87,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
 ) -> None:
     validation = written(tmp_path / "validation", VALIDATION[:2])
     plan = EvaluatePlan(methods=replace(QUICK, insert_dropout=0.2), unseen=(UNSEEN,))
-    evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation)
+    evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation)
     content = json.loads((tmp_path / "run" / "scores.json").read_text(), parse_constant=pytest.fail)
     assert list(content) == ["warnings", "images", "pixels", "methods"]
     assert content["images"] == 4
@@ -135,7 +135,7 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
-    scores = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
+    scores = evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
     method = mcbn(bn_network_of(network), bank, PassPlan(channels_last=True), network.card.input)
     p, label, variance = [], [], []
     for path in sorted(Path(data.images).iterdir()):
@@ -194,12 +194,12 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=cut)
+        evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=cut)
     assert not (tmp_path / "run" / "scores.json").exists()
     with pytest.raises(WrongUse, match="--resume"):
-        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+        evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan)
     reported: list[int] = []
-    evaluate(
+    evaluate_into(
         network,
         data,
         tmp_path / "run",
@@ -209,7 +209,7 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(
         progress=lambda stage, done, total, draws=0: reported.append(done),
     )
     assert reported == [2, 3, 4], "where it goes on, then each image"
-    evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan)
+    evaluate_into(network, data, tmp_path / "whole", banks=[bank], plan=plan)
     resumed, whole = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "whole"))
     assert seconds_left_out(resumed) == seconds_left_out(whole)
 
@@ -269,7 +269,9 @@ def test_a_set_without_one_good_label_is_refused_and_every_image_named(network: 
     for path in Path(str(data.labels)).iterdir():
         write_png(path, np.full(SIZE, 99, np.uint8))
     with pytest.raises(ImageUnreadable, match="None of the 2 images"):
-        evaluate(network, data, tmp_path / "run", plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))))
+        evaluate_into(
+            network, data, tmp_path / "run", plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",)))
+        )
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 2
 
 
@@ -282,7 +284,7 @@ def run(*arguments: object) -> Any:
 def test_one_image_and_one_method_give_scores_without_intervals(network: Network, bank: Bank, tmp_path: Path) -> None:
     data = written(tmp_path, TEST[:1])
     plan = EvaluatePlan(methods=replace(QUICK, methods=("deterministic",)))
-    evaluation = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    evaluation = evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan)
     entry = evaluation.scores["methods"]["deterministic"]["scores"]["nll"]
     assert entry["value"] > 0
     assert entry["low"] is None
@@ -302,9 +304,9 @@ def test_several_banks_give_their_mean_and_their_spread(
         ),
     ]
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
-    both = evaluate(network, data, tmp_path / "both", banks=halves, plan=plan)
+    both = evaluate_into(network, data, tmp_path / "both", banks=halves, plan=plan)
     single = [
-        evaluate(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]
+        evaluate_into(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]
         for i, half in enumerate(halves)
     ]
     alone, of_both = [method["scores"] for method in single], both.scores["methods"]["mcbn"]
@@ -333,7 +335,7 @@ def test_several_banks_give_their_mean_and_their_spread(
 
 def test_a_bank_that_is_given_twice_is_refused(network: Network, bank: Bank, data: Labels, tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="Two of the banks hold the same draws"):
-        evaluate(network, data, tmp_path / "run", banks=[bank, replace(bank)], plan=EvaluatePlan(methods=QUICK))
+        evaluate_into(network, data, tmp_path / "run", banks=[bank, replace(bank)], plan=EvaluatePlan(methods=QUICK))
     assert not (tmp_path / "run").exists()
 
 
@@ -551,7 +553,7 @@ def test_a_network_without_batch_normalisation_is_evaluated_with_what_it_has(tmp
         drawn = scene(seed, size=(32, 48))
         write_png(tmp_path / "images" / f"{seed}.png", drawn.image)
         write_png(tmp_path / "labels" / f"{seed}.png", (drawn.label % 3).astype(np.uint8))
-    evaluation = evaluate(
+    evaluation = evaluate_into(
         network,
         Labels(tmp_path / "images", tmp_path / "labels"),
         tmp_path / "run",
@@ -592,7 +594,7 @@ def test_a_multi_label_head_is_scored_label_by_label_also_with_one(labels: tuple
             truth[name].append(rng.integers(0, 2, (16, 20)).astype(np.uint8))
             write_png(tmp_path / "labels" / name / f"{number}.png", truth[name][-1])
     made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
-    evaluation = evaluate(
+    evaluation = evaluate_into(
         network,
         Labels(tmp_path / "images", tmp_path / "labels"),
         tmp_path / "run",
@@ -621,7 +623,7 @@ def test_a_sigmoid_head_is_two_classes(tmp_path: Path) -> None:
         write_png(tmp_path / "images" / f"{number}.png", rng.integers(0, 255, (16, 20, 3)).astype(np.uint8))
         write_png(tmp_path / "labels" / f"{number}.png", rng.integers(0, 2, (16, 20)).astype(np.uint8))
     made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
-    evaluation = evaluate(
+    evaluation = evaluate_into(
         network,
         Labels(tmp_path / "images", tmp_path / "labels"),
         tmp_path / "run",
@@ -646,7 +648,7 @@ def test_the_images_selected_first_are_those_with_the_largest_value(
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
-    evaluation = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    evaluation = evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan)
     chosen = select(tmp_path / "run", 2)
     ranks = {
         name.removeprefix("dice_rank_"): entry["value"]
@@ -807,6 +809,6 @@ def test_of_one_image_no_difference_is_significant_and_of_void_pixels_no_score_i
     assert "nan" not in page
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "temperature")), void=255)
     with pytest.raises(WrongUse, match="all of them are void"):
-        evaluate(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
+        evaluate_into(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
     with pytest.raises(WrongUse, match="is a folder"):
         check_page(tmp_path)

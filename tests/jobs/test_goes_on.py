@@ -26,7 +26,7 @@ from segment.images.find import Source
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label, read_source
 from segment.jobs import sweep as sweeping
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled import labels
 from segment.jobs.labelled.images import Labels
@@ -65,22 +65,22 @@ def test_other_members_of_an_ensemble_are_refused(network: Network, data: Labels
     with torch.no_grad():
         next(other.module.parameters()).mul_(1.5)
     methods = plan("deterministic", "ensemble")
-    evaluate(network, data, tmp_path / "run", plan=methods, members=[load_network("scenes")])
+    evaluate_into(network, data, tmp_path / "run", plan=methods, members=[load_network("scenes")])
     for members in ([other], [load_network("scenes"), other]):
         with pytest.raises(WrongUse, match="ensemble"):
-            evaluate(network, data, tmp_path / "run", plan=methods, members=members, resume=True)
-    evaluate(network, data, tmp_path / "run", plan=methods, members=[load_network("scenes")], resume=True)
+            evaluate_into(network, data, tmp_path / "run", plan=methods, members=members, resume=True)
+    evaluate_into(network, data, tmp_path / "run", plan=methods, members=[load_network("scenes")], resume=True)
 
 
 def test_the_precision_that_auto_took_stays(
     network: Network, data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = plan("deterministic", precision="auto")
-    evaluate(network, data, tmp_path / "run", plan=auto)
+    evaluate_into(network, data, tmp_path / "run", plan=auto)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["plan"]["precision"] = "bf16"  # as a processor that computes it would have taken
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    evaluate(network, data, tmp_path / "run", plan=auto, resume=True)
+    evaluate_into(network, data, tmp_path / "run", plan=auto, resume=True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["precision"] == "bf16"
 
 
@@ -121,9 +121,9 @@ def test_a_network_of_the_same_weights_that_computes_something_else_does_not_go_
             sweep(network, data, str(data.images), folder, OF_ONE_METHOD, resume=resume)
         elif job == "ensemble":
             methods = plan("deterministic", "ensemble")
-            evaluate(load_network("scenes"), data, folder, plan=methods, members=[network], resume=resume)
+            evaluate_into(load_network("scenes"), data, folder, plan=methods, members=[network], resume=resume)
         else:
-            evaluate(network, data, folder, plan=plan("deterministic"), resume=resume)
+            evaluate_into(network, data, folder, plan=plan("deterministic"), resume=resume)
 
     if job == "begun sweep":
         real = sweeping._condition  # whose first is kept before there is a manifest
@@ -268,7 +268,7 @@ def test_a_network_that_takes_none_of_the_probes_inputs_goes_on(
 
     monkeypatch.setattr("segment.files.runs.computation.probe_of", refused)
     for resume in (False, True):
-        evaluate(edited(1.0), data, tmp_path / "run", plan=plan("deterministic"), resume=resume)
+        evaluate_into(edited(1.0), data, tmp_path / "run", plan=plan("deterministic"), resume=resume)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["probes"] == [None]
 
 
@@ -279,7 +279,7 @@ def test_what_was_validated_on_a_network_that_computes_something_else_is_not_use
     held_out = written(tmp_path / "validation", VALIDATION[:2])
 
     def fitted(factor: float, folder: str) -> Any:
-        made = evaluate(edited(factor), data, tmp_path / folder, plan=plan("temperature"), validation=held_out)
+        made = evaluate_into(edited(factor), data, tmp_path / folder, plan=plan("temperature"), validation=held_out)
         return made.validation.as_dict()
 
     def interrupted(*_: Any, **__: Any) -> None:
@@ -304,7 +304,7 @@ def test_an_update_that_was_interrupted_is_counted_once(
     workers: int,
 ) -> None:
     asked = plan("deterministic", "tta", workers=workers)
-    whole = evaluate(network, data, tmp_path / "whole", plan=asked)
+    whole = evaluate_into(network, data, tmp_path / "whole", plan=asked)
     real, calls = Board.add, [0]
 
     def torn(self: Board, *given: Any) -> None:
@@ -315,9 +315,9 @@ def test_an_update_that_was_interrupted_is_counted_once(
 
     monkeypatch.setattr(Board, "add", torn)
     with pytest.raises(error):
-        evaluate(network, data, tmp_path / "run", plan=asked)
+        evaluate_into(network, data, tmp_path / "run", plan=asked)
     monkeypatch.setattr(Board, "add", real)
-    again = evaluate(network, data, tmp_path / "run", plan=asked, resume=True)
+    again = evaluate_into(network, data, tmp_path / "run", plan=asked, resume=True)
     assert (again.scores["images"], again.scores["pixels"]) == (whole.scores["images"], whole.scores["pixels"])
     for name, method in whole.scores["methods"].items():
         for score, entry in method["scores"].items():

@@ -33,7 +33,7 @@ from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
 from segment.jobs.decisions.select import select
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
@@ -56,7 +56,7 @@ def bank(network: Network) -> Bank:
 def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data, validation = written(folder / "data", TEST[:8]), written(folder / "validation", VALIDATION[:22])
-    evaluate(network, data, folder / "scores", banks=[bank], plan=PLAN, validation=validation)
+    evaluate_into(network, data, folder / "scores", banks=[bank], plan=PLAN, validation=validation)
     predict(network, data.images, bank, folder / "maps", PredictPlan(maps=("predictive_entropy",), precision="fp32"))
     return folder
 

@@ -26,7 +26,7 @@ from segment.images.read import read_image
 from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
 from segment.jobs.decisions.compare import compare
 from segment.jobs.decisions.select import select
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.labelled.images import Labels
 from segment.jobs.report import _rows, report
@@ -106,7 +106,7 @@ def test_a_prefix_of_a_sweep_is_what_evaluate_finds_with_that_many_draws(
     banks = [Banks(network, train, swept.folder / "banks", 8).bank(setting, seed) for seed in (0, 1)]
     before = {path: path.stat().st_mtime_ns for path in (swept.folder / "banks").iterdir()}
     plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), draws=4, precision="fp32", measures=("variance",)))
-    alone = evaluate(network, data, tmp_path / "run", banks=banks, plan=plan).scores["methods"]["mcbn"]["scores"]
+    alone = evaluate_into(network, data, tmp_path / "run", banks=banks, plan=plan).scores["methods"]["mcbn"]["scores"]
     (row,) = of(swept, method="mcbn", setting=setting, draws=4)
     for name in ("nll", "miou", "error_auroc.variance"):
         assert score(row, name)["value"] == pytest.approx(alone[name]["value"], abs=1e-5)
@@ -189,7 +189,7 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
             (cooled,), (other,) = ([r for r in rows if r.method == n and r.draws != 2] for n in (fitted, plain))
             assert score(cooled, "accuracy")["value"] == pytest.approx(score(other, "accuracy")["value"], abs=0.02)
             assert score(cooled, "nll")["value"] != score(other, "nll")["value"]
-    alone = evaluate(
+    alone = evaluate_into(
         network,
         data,
         tmp_path / "alone",
@@ -219,7 +219,7 @@ def test_passes_dealt_out_to_views_have_rows_at_multiples_of_the_views_only_as_e
     bank = Banks(network, train, tmp_path / "run" / "banks", 5).bank(Setting(batch=4), 0)
     for draws in (2, 4):
         asked = EvaluatePlan(methods=replace(methods, methods=dealt, draws=draws))
-        alone = evaluate(network, data, tmp_path / str(draws), banks=[bank], plan=asked).scores["methods"]
+        alone = evaluate_into(network, data, tmp_path / str(draws), banks=[bank], plan=asked).scores["methods"]
         for name in dealt:
             (row,) = of(swept, method=name, draws=draws)
             for measured in ("nll", "ece", "error_auroc.variance"):
@@ -257,7 +257,7 @@ def test_the_calibration_of_a_row_is_fitted_on_its_own_passes_as_evaluate_fits_i
     kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())["calibrations"]
     of_method = {name: of_draws for place in kept.values() for name, of_draws in place.items()}
     for draws in plan.grid.draws:
-        alone = evaluate(
+        alone = evaluate_into(
             network,
             data,
             tmp_path / str(draws),
@@ -317,7 +317,7 @@ def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
     swept = sweep(network, data, Path(train), tmp_path / "run", plan)
     names = [row.name for row in swept.rows]
     assert "mcbn, M=8, two, T=2" in names
-    evaluated = evaluate(
+    evaluated = evaluate_into(
         network,
         data,
         tmp_path / "alone",

@@ -19,7 +19,7 @@ from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, PredictionFailed, WrongUse
 from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.fit import fit_bank
@@ -77,7 +77,7 @@ def scored(network: Network, bank: Bank, folder: Path, validation: Labels, *, re
         methods=MethodPlan(methods=FITTED, measures=("predictive_entropy",), precision="fp32"), void=255, workers=0
     )
     data = made(folder / "test", 2)
-    return evaluate(
+    return evaluate_into(
         network, data, folder / "run", banks=[bank], plan=plan, validation=validation, memory="8GiB", resume=resume
     )
 

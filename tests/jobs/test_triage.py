@@ -31,7 +31,7 @@ from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
 from segment.images.read import read_label
 from segment.jobs.decisions.run_table import run_table
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
@@ -71,7 +71,7 @@ def test_images(tmp_path_factory: pytest.TempPathFactory) -> Labels:
 @pytest.fixture(scope="module")
 def scores(network: Network, bank: Bank, validation: Labels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scores") / "validation"
-    evaluate(network, validation, folder, banks=[bank], plan=METHODS)
+    evaluate_into(network, validation, folder, banks=[bank], plan=METHODS)
     return folder
 
 
@@ -249,7 +249,7 @@ def test_an_evaluation_by_other_labels_than_the_triage_s_says_so_first(
     network: Network, bank: Bank, test_images: Labels, triage: Triage, scores: Path, tmp_path: Path
 ) -> None:
     plan = replace(METHODS, unseen=(1,))
-    triaged = evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=plan, triage=triage).triaged
+    triaged = evaluate_into(network, test_images, tmp_path / "scores", banks=[bank], plan=plan, triage=triage).triaged
     assert triaged is not None
     assert triaged["text"][0].startswith(
         "THE LABELS DIFFER from those that calibrated the triage: unseen is [6] there and [1] here"
@@ -260,9 +260,9 @@ def test_an_evaluation_by_other_labels_than_the_triage_s_says_so_first(
 def test_a_resume_without_a_triage_leaves_no_outcome_of_the_images_before(
     network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
 ) -> None:
-    evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, triage=triage)
+    evaluate_into(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, triage=triage)
     assert (tmp_path / "scores" / "triaged.json").is_file()
-    evaluate(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, resume=True)
+    evaluate_into(network, test_images, tmp_path / "scores", banks=[bank], plan=METHODS, resume=True)
     assert not (tmp_path / "scores" / "triaged.json").exists()
     assert not (tmp_path / "scores" / "triaged.csv").exists()
 
@@ -272,9 +272,9 @@ def test_banks_of_several_lengths_are_scored_at_a_common_number_of_draws_only(
 ) -> None:
     banks = [bank, bank_of_scenes(network, images=12, draws=2, seed=1)]
     with pytest.raises(WrongUse, match=r"The banks have 2 and 3 draws.*give --draws 2"):
-        evaluate(network, test_images, tmp_path / "scores", banks=banks, plan=METHODS)
+        evaluate_into(network, test_images, tmp_path / "scores", banks=banks, plan=METHODS)
     plan = replace(METHODS, methods=replace(METHODS.methods, draws=2))
-    evaluate(network, test_images, tmp_path / "scores", banks=banks, plan=plan)
+    evaluate_into(network, test_images, tmp_path / "scores", banks=banks, plan=plan)
     second = calibrate_triage(tmp_path / "scores", TriagePlan(max_error=0.4), method="mcbn#2")
     assert second.source["draws"] == 2
 
@@ -290,7 +290,7 @@ def test_evaluate_makes_no_promise_of_shifted_images(scores: Path, triage: Triag
 def test_evaluate_says_what_was_kept_and_what_was_wrong_in_it(
     network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
 ) -> None:
-    evaluation = evaluate(network, test_images, tmp_path / "test", banks=[bank], plan=METHODS, triage=triage)
+    evaluation = evaluate_into(network, test_images, tmp_path / "test", banks=[bank], plan=METHODS, triage=triage)
     assert evaluation.triaged is not None
     pixel = evaluation.triaged["units"]["pixel"]
     run = predicted(network, bank, test_images, tmp_path / "run", triage)
@@ -430,7 +430,7 @@ def test_other_views_ensembles_and_corruptions_are_other_uncertainties(
 ) -> None:
     def scored(name: str, images: Labels, of: tuple[View, ...], shift: tuple[str, int] | None = None) -> Path:
         methods = MethodPlan(methods=("tta",), measures=("predictive_entropy",), precision="fp32", views=of)
-        evaluate(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods, shift=shift))
+        evaluate_into(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods, shift=shift))
         return tmp_path / name
 
     flipped, scaled = (View(), View(flip=True)), (View(), View(scale=0.5))
@@ -443,7 +443,7 @@ def test_other_views_ensembles_and_corruptions_are_other_uncertainties(
         check_triage(scored("fog", test_images, flipped, ("noise", 1)), triage)
     methods = MethodPlan(methods=("tta",), measures=("predictive_entropy",), precision="fp32", views=scaled)
     with pytest.raises(WrongUse, match="the views of test-time augmentation differs"):
-        evaluate(network, test_images, tmp_path / "refused", plan=EvaluatePlan(methods=methods), triage=triage)
+        evaluate_into(network, test_images, tmp_path / "refused", plan=EvaluatePlan(methods=methods), triage=triage)
     assert not (tmp_path / "refused").exists()
 
 
@@ -457,7 +457,7 @@ def test_another_fitted_temperature_is_another_uncertainty(
 
     def scored(name: str, images: Labels, fitted_on: Labels) -> Path:
         methods = MethodPlan(methods=("temperature",), measures=("predictive_entropy",), precision="fp32")
-        evaluate(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods), validation=fitted_on)
+        evaluate_into(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods), validation=fitted_on)
         return tmp_path / name
 
     plan = TriagePlan(max_error=0.2, measure="predictive_entropy")
@@ -483,14 +483,14 @@ def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(
         why="why",
     )
     plain = replace(METHODS, methods=replace(METHODS.methods, methods=("deterministic",)))
-    evaluate(network, validation, tmp_path / "validation", plan=plain, tuned=tuned)
+    evaluate_into(network, validation, tmp_path / "validation", plan=plain, tuned=tuned)
     own = calibrate_triage(tmp_path / "validation", TriagePlan(max_error=0.05))
     assert own.source["method"] == "tuned"
     save_triage(own, tmp_path / "own.json")
     own = load_triage(tmp_path / "own.json")
     plan = PredictPlan(precision="fp32", triage=own, tuned=tuned)
     predict(network, test_images.images, bank, tmp_path / "run", plan)
-    checked = evaluate(network, test_images, tmp_path / "test", plan=plain, tuned=tuned, triage=own).triaged
+    checked = evaluate_into(network, test_images, tmp_path / "test", plan=plain, tuned=tuned, triage=own).triaged
     assert checked is not None
     kept = []
     for path in image_paths(test_images):
@@ -505,7 +505,7 @@ def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(
     with pytest.raises(WrongUse, match="of method 'tuned', and this run makes mcbn"):
         predicted(network, bank, test_images, tmp_path / "none", own)
     with pytest.raises(WrongUse, match="give its folder by --tuned"):
-        evaluate(network, test_images, tmp_path / "without", banks=[bank], plan=METHODS, triage=own)
+        evaluate_into(network, test_images, tmp_path / "without", banks=[bank], plan=METHODS, triage=own)
 
 
 def image_paths(data: Labels) -> list[Path]:
@@ -632,10 +632,10 @@ def test_an_interrupted_evaluation_has_the_counts_of_a_whole_one(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, progress=stop)
+        evaluate_into(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, progress=stop)
     assert not (tmp_path / "cut" / IMAGE_COUNTS).exists()
-    evaluate(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, resume=True)
-    evaluate(network, test_images, tmp_path / "whole", banks=[bank], plan=METHODS)
+    evaluate_into(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, resume=True)
+    evaluate_into(network, test_images, tmp_path / "whole", banks=[bank], plan=METHODS)
     assert (tmp_path / "cut" / IMAGE_COUNTS).read_bytes() == (tmp_path / "whole" / IMAGE_COUNTS).read_bytes()
 
 
@@ -712,7 +712,7 @@ def test_a_triage_under_region_masks_is_that_of_the_pixels_within(
     write_png(tmp_path / "masks" / "mask.png", inside.astype(np.uint8) * 255)
     masks = tmp_path / "masks" / "mask.png"
     data = replace(test_images, masks=masks)
-    evaluate(network, data, tmp_path / "scores", banks=[bank], plan=METHODS)
+    evaluate_into(network, data, tmp_path / "scores", banks=[bank], plan=METHODS)
     triage = calibrate_triage(tmp_path / "scores", TriagePlan(max_error=0.2, unit="segment"))
     plan = PredictPlan(precision="fp32", triage=triage, maps=("prediction", *MEASURES))
     run = predict(network, test_images.images, bank, tmp_path / "run", plan, masks=masks).folder

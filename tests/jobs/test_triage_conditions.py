@@ -22,7 +22,7 @@ from segment.errors import WrongUse
 from segment.files.triages import load_triage, save_triage
 from segment.files.writing import write_png
 from segment.guarantees.triage import Triage, TriagePlan
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
@@ -53,7 +53,7 @@ def calibrated_on(kind: type[Small], validation: Labels, folder: Path) -> tuple[
             label[::7, ::5] = 0
             write_png(folder / "labels" / name, label)
     bank = random_bank(bn_network_of(network))
-    evaluate(network, Labels(validation.images, folder / "labels"), folder / "scores", banks=[bank], plan=METHODS)
+    evaluate_into(network, Labels(validation.images, folder / "labels"), folder / "scores", banks=[bank], plan=METHODS)
     return network, bank, calibrate_triage(folder / "scores", TriagePlan(max_error=0.2))
 
 
@@ -140,14 +140,14 @@ def test_a_triage_is_refused_for_a_network_of_the_same_weights_that_computes_som
     triage = load_triage(tmp_path / "triage.json")
     plan, scored = PredictPlan(precision="fp32", triage=triage), replace(METHODS)
     assert predict(network, test.images, bank, tmp_path / "run", plan).done == 10
-    evaluate(network, test, tmp_path / "same", banks=[bank], plan=scored)
+    evaluate_into(network, test, tmp_path / "same", banks=[bank], plan=scored)
     assert check_triage(tmp_path / "same", triage)["text"]
     monkeypatch.setattr(Scaled, "factor", 2.0)
     with pytest.raises(WrongUse, match="of the same weights that computes something else"):
         predict(network, test.images, bank, tmp_path / "other", plan)
     with pytest.raises(WrongUse, match="of the same weights that computes something else"):
-        evaluate(network, test, tmp_path / "other", banks=[bank], plan=scored, triage=triage)
-    evaluate(network, test, tmp_path / "other", banks=[bank], plan=scored)
+        evaluate_into(network, test, tmp_path / "other", banks=[bank], plan=scored, triage=triage)
+    evaluate_into(network, test, tmp_path / "other", banks=[bank], plan=scored)
     with pytest.raises(WrongUse, match="of the same weights that computes something else"):
         check_triage(tmp_path / "other", triage)
 

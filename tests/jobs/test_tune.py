@@ -24,7 +24,7 @@ from segment.files.banks.bank_file import save_bank
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.temperatures import MISSED
@@ -104,20 +104,20 @@ def test_evaluate_scores_the_tuned_setting_as_its_parts_would(network: Network, 
         methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
     )
     validation = written(tmp_path / "validation", VALIDATION[20:22])
-    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=tuned, validation=validation)
+    evaluation = evaluate_into(network, data, tmp_path / "run", plan=plan, tuned=tuned, validation=validation)
     methods = evaluation.scores["methods"]
     assert set(methods) == {"deterministic", "tuned"}
     assert methods["tuned"]["passes_per_image"] == tuning.choice.chosen.passes
     with pytest.raises(WrongUse, match="other settings"):
-        evaluate(network, data, tmp_path / "run", plan=plan, resume=True)
+        evaluate_into(network, data, tmp_path / "run", plan=plan, resume=True)
     for names in (("tuned",), ("tuned", "deterministic")):
         named = replace(plan, methods=replace(plan.methods, methods=names))
         folder = tmp_path / "_".join(names)
-        again = evaluate(network, data, folder, plan=named, tuned=tuned, validation=validation).scores["methods"]
+        again = evaluate_into(network, data, folder, plan=named, tuned=tuned, validation=validation).scores["methods"]
         assert set(again) == set(names)
         assert again["tuned"]["scores"] == methods["tuned"]["scores"]
         with pytest.raises(WrongUse, match="give its folder by --tuned"):
-            evaluate(network, data, tmp_path / "none", plan=named)
+            evaluate_into(network, data, tmp_path / "none", plan=named)
 
 
 def test_predict_takes_the_tuned_setting(network: Network, tuning: Tuning, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_predict_takes_the_tuned_setting(network: Network, tuning: Tuning, tmp_p
     scored = EvaluatePlan(
         methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
     )
-    evaluate(network, data, tmp_path / "scores", plan=scored, tuned=tuned)
+    evaluate_into(network, data, tmp_path / "scores", plan=scored, tuned=tuned)
     lines = (tmp_path / "scores" / "per_image.csv").read_text().splitlines()
     columns = lines[0].split(",")
     for line in lines[1:]:
@@ -167,7 +167,7 @@ def test_test_images_among_the_images_of_the_choice_are_warned_about(
     plan = EvaluatePlan(
         methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
     )
-    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=read_tuned(tuning.folder))
+    evaluation = evaluate_into(network, data, tmp_path / "run", plan=plan, tuned=read_tuned(tuning.folder))
     assert any("the setting was chosen on" in line for line in evaluation.warnings)
 
 

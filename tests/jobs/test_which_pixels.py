@@ -25,7 +25,7 @@ from segment.files.reading import read_json
 from segment.files.writing import write_png
 from segment.images.find import find_images
 from segment.images.listing.parts import Listing
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.temperatures import at_an_end_words
 from segment.jobs.labelled.images import Labels
@@ -112,14 +112,14 @@ def test_what_is_fitted_is_fitted_within_the_validation_masks(network: Network, 
     void = Labels(masked.images, tmp_path / "validation" / "void", masks=masked.images)  # nothing is black
     plan = EvaluatePlan(methods=METHODS, void=9)
     made = {
-        name: evaluate(network, data, tmp_path / name, plan=plan, validation=held_out).validation
+        name: evaluate_into(network, data, tmp_path / name, plan=plan, validation=held_out).validation
         for name, held_out in (("masked", masked), ("void", void))
     }
     assert made["masked"].temperatures == made["void"].temperatures
     assert made["masked"].accuracies == made["void"].accuracies
     assert made["masked"].accuracies["deterministic"] == pytest.approx(0.8, abs=0.1)
     with pytest.raises(WrongUse, match=r"the validation images have none.*Give --validation-mask"):
-        evaluate(network, data, tmp_path / "refused", plan=plan, validation=replace(masked, masks=None))
+        evaluate_into(network, data, tmp_path / "refused", plan=plan, validation=replace(masked, masks=None))
     with pytest.raises(WrongUse, match="Give --validation-mask"):
         sweep(
             network,
@@ -201,7 +201,7 @@ def test_a_multi_label_volume_is_scored_along_the_axis_that_was_asked_for(tmp_pa
             write_png(tmp_path / "labels" / label / "v" / f"{place:04d}.png", mask)
     plan = EvaluatePlan(methods=replace(METHODS, methods=("deterministic",)))
     data = Labels(tmp_path / "images", tmp_path / "labels", listing=ALONG_ROWS)
-    made = evaluate(network, data, tmp_path / "run", plan=plan)
+    made = evaluate_into(network, data, tmp_path / "run", plan=plan)
     assert made.scores["methods"]["deterministic"]["scores"]["accuracy"]["value"] == 1.0
     assert read_json(tmp_path / "run" / "run.json", dict[str, Any], advice="")["settings"]["listing"]["axis"] == 0
 
@@ -228,7 +228,7 @@ def test_a_page_counts_the_pixels_that_the_evaluation_beside_it_counts(
         unseen = (1,) if limited == "unseen" else ()
     data = Labels(tmp_path / "images", tmp_path / "labels", masks=masks, listing=listing)
     plan = EvaluatePlan(methods=replace(METHODS, methods=("mcbn",)), unseen=unseen)
-    made = evaluate(network, data, tmp_path / "scores", banks=[bank], plan=plan)
+    made = evaluate_into(network, data, tmp_path / "scores", banks=[bank], plan=plan)
     predict(network, data.images, bank, tmp_path / "run", PredictPlan(precision="fp32"), listing=listing)
     report([tmp_path / "run", tmp_path / "scores"], tmp_path / "r.html")
     scores = made.scores
@@ -256,12 +256,12 @@ def test_a_label_that_no_validation_image_knows_has_no_normalised_score(tmp_path
                 write_png(tmp_path / part / "labels" / label / name, np.full_like(values, 255) if unknown else values)
     plan = EvaluatePlan(methods=replace(METHODS, methods=("deterministic",)), void=255)
     data, held_out = (Labels(tmp_path / part / "images", tmp_path / part / "labels") for part in ("test", "validation"))
-    made = evaluate(network, data, tmp_path / "run", plan=plan, validation=held_out)
+    made = evaluate_into(network, data, tmp_path / "run", plan=plan, validation=held_out)
     first, second = made.validation.accuracies["deterministic"]  # type: ignore[misc]
     assert first is not None
     assert second is None
     assert made.scores["methods"]["deterministic"]["scores"]["accuracy"]["value"] is not None
-    again = evaluate(network, data, tmp_path / "run", plan=plan, validation=held_out, resume=True)
+    again = evaluate_into(network, data, tmp_path / "run", plan=plan, validation=held_out, resume=True)
     assert again.validation.accuracies == made.validation.accuracies
 
 
@@ -271,7 +271,7 @@ def test_a_temperature_at_an_end_of_the_grid_is_told(network: Network, tmp_path:
         sure.module.head.weight.mul_(500)  # type: ignore[union-attr, operator]
     sure = replace(load_network(sure.module), card=network.card)
     data, held_out = (images_of(sure, tmp_path / part, 3, wrong_outside=False) for part in ("test", "validation"))
-    made = evaluate(sure, data, tmp_path / "run", plan=EvaluatePlan(methods=METHODS), validation=held_out)
+    made = evaluate_into(sure, data, tmp_path / "run", plan=EvaluatePlan(methods=METHODS), validation=held_out)
     assert "'temperature' is 8, the largest that is tried; the best is larger still." in " ".join(made.warnings)
     assert at_an_end_words({"temperature": 7.9}) == []
 

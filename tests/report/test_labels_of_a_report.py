@@ -18,7 +18,7 @@ import segment
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
@@ -66,7 +66,7 @@ def runs(fitted: tuple[Network, Bank], top: Path, images: str, data: Labels) -> 
     network, bank = fitted
     predict(network, images, bank, top / "run", PredictPlan(formats=("npz",)))
     plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("variance",)))
-    evaluate(network, data, top / "scores", banks=[bank], plan=plan)
+    evaluate_into(network, data, top / "scores", banks=[bank], plan=plan)
     return [top / "run", top / "scores"]
 
 
@@ -177,9 +177,9 @@ def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_li
     )
     predict(network, own.images, bank, tmp_path / "run", PredictPlan(formats=("npz",)))
     methods = MethodPlan(methods=("mcbn",), measures=("predictive_entropy",))
-    evaluate(network, own, tmp_path / "same", banks=[bank], plan=EvaluatePlan(methods=methods))
+    evaluate_into(network, own, tmp_path / "same", banks=[bank], plan=EvaluatePlan(methods=methods))
     otherwise = EvaluatePlan(methods=replace(methods, draws=2), shift=("fog", 3))
-    evaluate(network, other, tmp_path / "others", banks=[bank], plan=otherwise)
+    evaluate_into(network, other, tmp_path / "others", banks=[bank], plan=otherwise)
     for name, used in (("same", True), ("others", False)):
         report([tmp_path / "run", tmp_path / name], tmp_path / f"{name}.html", labels=tmp_path / "own" / "labels")
         scores = (segment.load_run(tmp_path / name).scores or {})["methods"]["mcbn"]["scores"]

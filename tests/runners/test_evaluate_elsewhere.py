@@ -15,7 +15,7 @@ from pickling import Pickling
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.jobs.evaluate import STATE, EvaluatePlan, evaluate
+from segment.jobs.evaluate import STATE, EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.counted import PackedCounts
 from segment.jobs.evaluation.scoring import Scoring
@@ -92,8 +92,8 @@ def test_counts_of_methods_sent_through_pickles_are_those_of_one_process(
     chosen = replace(QUICK.methods, methods=("mcbn", "mcbn+temperature", "dropout"))
     plan = replace(QUICK, methods=chosen, batch=2)
     more: dict[str, Any] = {"banks": [bank], "plan": plan, "validation": validation}
-    here = evaluate(network, data, tmp_path / "here", **more)
-    there = evaluate(network, data, tmp_path / "there", **more, runner=Pickling(units=2))
+    here = evaluate_into(network, data, tmp_path / "here", **more)
+    there = evaluate_into(network, data, tmp_path / "there", **more, runner=Pickling(units=2))
     assert list(here.failed) == ["broken"]
     same(numbers(there), numbers(here))
 
@@ -103,17 +103,17 @@ def test_a_shifted_evaluation_that_goes_on_elsewhere_counts_the_rest(
 ) -> None:
     chosen = replace(QUICK.methods, methods=("mcbn",), insert_dropout=None)
     more: dict[str, Any] = {"banks": [bank], "plan": replace(QUICK, methods=chosen, shift=("noise", 3))}
-    whole = evaluate(network, data, tmp_path / "whole", **more)
+    whole = evaluate_into(network, data, tmp_path / "whole", **more)
     part = Labels(data.images, data.labels)
     first = tmp_path / "first"
     first.mkdir()
     hidden = [path.rename(first / path.name) for path in sorted(Path(data.images).iterdir())[:3]]
     run = tmp_path / "run"
-    evaluate(network, part, run, **more)
+    evaluate_into(network, part, run, **more)
     for path in hidden:
         path.rename(Path(data.images) / path.name)
     assert (run / STATE).exists()
-    both = evaluate(network, part, run, **more, resume=True, runner=Pickling())
+    both = evaluate_into(network, part, run, **more, resume=True, runner=Pickling())
     same(numbers(both), numbers(whole))
 
 
@@ -128,7 +128,7 @@ def test_a_fast_path_that_is_wrong_elsewhere_is_given_up_here_too(
 
     monkeypatch.setattr(Scoring, "take_part", once)
     plan = replace(QUICK, methods=replace(QUICK.methods, methods=("mcbn",), insert_dropout=None))
-    there = evaluate(network, data, tmp_path / "there", banks=[bank], plan=plan, runner=Pickling(1, units=5))
+    there = evaluate_into(network, data, tmp_path / "there", banks=[bank], plan=plan, runner=Pickling(1, units=5))
     assert ways == ["fused", "plain"]
     assert there.scores["images"] == 4
 
@@ -140,8 +140,8 @@ def test_an_evaluation_on_ray_through_a_process_that_ends_counts_every_image_onc
     ending = load_network(module, card=replace(network.card, training=None, weights=None, sha256=None))
     bank = bank_of_scenes(ending, draws=4)
     plan = replace(QUICK, methods=replace(QUICK.methods, methods=("mcbn", "deterministic"), insert_dropout=None))
-    here = evaluate(ending, data, tmp_path / "here", banks=[bank], plan=plan)
+    here = evaluate_into(ending, data, tmp_path / "here", banks=[bank], plan=plan)
     with RayRunner(actors=2) as runner:
-        there = evaluate(ending, data, tmp_path / "there", banks=[bank], plan=plan, runner=runner)
+        there = evaluate_into(ending, data, tmp_path / "there", banks=[bank], plan=plan, runner=runner)
     assert (tmp_path / "ended").exists()
     same(numbers(there), numbers(here))

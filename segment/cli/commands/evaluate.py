@@ -104,8 +104,7 @@ def evaluate(
     from segment.files.banks.bank_file import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.outside_runs import images_outside_runs
-    from segment.jobs.evaluate import EvaluatePlan
-    from segment.jobs.evaluate import evaluate as run_evaluate
+    from segment.jobs.evaluate import EvaluatePlan, evaluate_into
     from segment.jobs.evaluation.combinations import TUNED, combination
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
     from segment.jobs.labelled.images import Labels, validation_of
@@ -164,7 +163,7 @@ def evaluate(
         runner_at(where, network.device.type) as runner,
         screen.progress() as shown,
     ):
-        evaluation = run_evaluate(
+        evaluation = evaluate_into(
             network,
             Labels(
                 images,
