@@ -46,7 +46,7 @@ class BatchNormCall:
         )
 
     def under(self, mean: Tensor, var: Tensor) -> Tensor:
-        """Its result with the input normalised by this mean and variance (C), its own weight, bias and eps."""
+        """The call's result with the input normalised by this mean and variance (C), its own weight, bias and eps."""
         # of a part in half precision; torch wants all four in one type
         weight, bias = (given if given is None else given.to(mean.dtype) for given in (self.weight, self.bias))
         return functional.batch_norm(self.input, mean, var, weight, bias, training=False, momentum=0.0, eps=self.eps)

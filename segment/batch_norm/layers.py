@@ -112,7 +112,7 @@ class BatchNormNetwork:
         return images.contiguous()
 
     def writable(self, images: Tensor) -> Tensor:  # N C ... -> N C ...
-        """As `placed`, in memory that is not the caller's: a network may write into its image."""
+        """Images as `placed` gives them, in memory that is not the caller's: a network may write into its image."""
         placed = self.placed(images)
         shared = placed.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
         return placed.clone() if shared else placed
@@ -164,7 +164,10 @@ class BatchNormNetwork:
         return _drawable(replace(self, layers=tuple(chosen)))
 
     def select_names(self, names: Iterable[str]) -> BatchNormNetwork:
-        """The same for layers by their names, which may hold what a glob reads otherwise. Errors: as `select`."""
+        """The same network with only these layers stochastic, by names, not globs, whose signs a name may hold.
+
+        Errors: as `select`.
+        """
         return self.select([glob.escape(name) for name in names])
 
 

@@ -25,7 +25,7 @@ def normalising_each_image(
     calls: Sequence[Call],
     among: Collection[int],
 ) -> frozenset[int]:
-    """Those of the calls `among` the traced ones that have twice the channels in a pass over two images.
+    """Numbers of the calls, `among` those traced, that have twice the channels in a pass over two images.
 
     Empty where the network does not take two images, or makes other calls then.
     """

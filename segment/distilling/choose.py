@@ -47,7 +47,7 @@ class Moments:
         self._second += second @ second.T
 
     def __add__(self, other: Moments) -> Moments:
-        """Those of both their views."""
+        """The moments over the views of both."""
         return Moments.of(self.state() + other.state())
 
     def state(self) -> Tensor:  # 2 T T

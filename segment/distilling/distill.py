@@ -90,7 +90,7 @@ class Observed:
     seconds: float = 0.0
 
     def __add__(self, other: Observed) -> Observed:
-        """Of the views of both."""
+        """What was observed on the views of both."""
         return Observed(self.targets + other.targets, self.moments + other.moments, self.seconds + other.seconds)
 
     def tensors(self) -> dict[str, Tensor]:

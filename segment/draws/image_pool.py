@@ -86,7 +86,7 @@ class ImagePool:
         return len(self.sources) or len(self.given)
 
     def without_images(self) -> ImagePool:
-        """The same for another process, which decodes for itself."""
+        """The pool without its decoded images, for another process, which decodes for itself."""
         other = copy(self)
         other._kept, other._bytes = {}, 0
         return other

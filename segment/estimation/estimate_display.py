@@ -56,7 +56,7 @@ class EstimateDisplay:
         return 1 if self.single else len(self.prediction)
 
     def numpy(self) -> Any:
-        """As NumPy arrays on the CPU; class indices as uint8 up to 255 classes, else uint16."""
+        """The estimate as NumPy arrays on the CPU; class indices as uint8 up to 255 classes, else uint16."""
         return self.arrays(len(views.view_of(self).classes))
 
     def plot(

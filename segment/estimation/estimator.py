@@ -101,7 +101,7 @@ class Estimator:
         return held, seconds[-1]
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
-        """Its measures, and the one that decides when the draws stop."""
+        """Measures of a read-out, and the one that decides when the draws stop."""
         return tuple(dict.fromkeys([*read_out.measures, *([STANDARD_ERROR] if self.plan.stop else [])]))
 
     @property

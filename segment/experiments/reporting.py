@@ -99,7 +99,7 @@ def judged_by_all(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def standard_error(values: Sequence[float] | NDArray[np.floating]) -> float:
-    """Of the mean of independent values; nan for fewer than two."""
+    """Standard error of the mean of independent values; nan for fewer than two."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 

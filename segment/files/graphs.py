@@ -20,7 +20,7 @@ def write_onnx(path: Path, model: Any, metadata: Mapping[str, str]) -> None:
 
 
 def write_openvino(path: Path, model: Any, metadata: Mapping[str, str]) -> None:
-    """The same for OpenVINO, in float32: its weights lie beside `path` as .bin, and are in place before it is."""
+    """An OpenVINO model with its metadata, in float32: its weights, `path` with .bin, are in place before it is."""
     openvino = imported("openvino", extra="openvino", what="Exported graphs")
     read = openvino.Core().read_model(model.SerializeToString(deterministic=True))
     for key, value in metadata.items():

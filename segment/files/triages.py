@@ -38,7 +38,7 @@ def refuse_other_than_triage(path: Path) -> None:
 
 
 def _is_triage(path: Path) -> bool:
-    """Of any version, also an edited one."""
+    """Whether a file is a triage of any version, also an edited one."""
     try:
         values = json_values(file_bytes(path))
     except (OSError, ValueError):

@@ -83,7 +83,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def fresh_path(path: Path) -> Iterator[Path]:
-    """The same for libraries that open files themselves: a place beside it, of its suffix, renamed at the end."""
+    """A place beside a file, of its suffix, for a library to write to; renamed to the file when the block ends well."""
     part = path.with_name(_part_name(path.stem, path.suffix))
     try:
         if is_url(path):
@@ -131,7 +131,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 
 
 def _part_name(name: str, suffix: str = "") -> str:
-    """Of a file that is not whole yet; names are limited to 255 bytes."""
+    """The name of a file that is not whole yet; names are limited to 255 bytes."""
     short = name.encode()[:200].decode(errors="ignore")
     return f".{short}.{os.getpid()}-{threading.get_ident()}.part{suffix}"
 

@@ -158,7 +158,7 @@ def _of_each(p: str, name: str) -> str:
 
 
 def add_update(nodes: Nodes, weights: NDArray[np.float64]) -> None:
-    """Of draw `draw`: West's update of `mean`, `square` (1 K H W), `expected` (1 H W) to the same names with `_new`.
+    """West's update of `mean`, `square` (1 K H W), `expected` (1 H W) by draw `draw`, to these names with `_new`.
 
     `square` ends as Var_T[p], biased by weight; it is exactly 0 for equal draws.
     """

@@ -43,7 +43,7 @@ class Losses:
         return _summed(self.lost, groups) > limit * _summed(self.kept, groups) + 1e-12
 
     def of(self, chosen: NDArray[np.bool_] | Ints) -> Losses:
-        """The same of some of the images."""
+        """The losses of some of the images."""
         ids = tuple(np.array(self.ids, dtype=object)[chosen])
         parts = (self.lost[chosen], self.total[chosen], self.kept[chosen], self.accepted[chosen])
         return Losses(ids, self.thresholds, *parts)

@@ -23,7 +23,10 @@ RANKS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """Of RAPS. weight: mass that each rank beyond `free` costs; free: ranks without a penalty. APS: weight 0."""
+    """What RAPS adds to large sets; APS has weight 0.
+
+    weight: mass that each rank beyond `free` costs; free: ranks without a penalty
+    """
 
     weight: float = 0.0
     free: int = 1

@@ -187,17 +187,17 @@ class Triage:
 
     @property
     def decision(self) -> Decision:
-        """That of the asked unit."""
+        """The decision of the unit that was asked."""
         return self.decisions[self.plan.unit]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Those that a run must have."""
+        """Measures that a run must have for this triage."""
         return tuple(dict.fromkeys([*(d.measure for d in self.decisions.values()), self.reference.measure]))
 
     @property
     def digest(self) -> str:
-        """The same for equal triages, another for any other."""
+        """SHA-256 of the triage: equal for equal triages."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Accept:
         return pad(self.normalised(image), self.spec)
 
     def normalised(self, image: NDArray[Any] | Tensor) -> Tensor:  # -> C H W
-        """As `prepared`, without the padding."""
+        """The image normalised as `prepared` does it, without the padding."""
         if isinstance(image, Tensor):
             return image
         if image.ndim == 2:

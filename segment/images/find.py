@@ -149,7 +149,7 @@ def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]
 
 
 def _parts_beside(path: Path | None, parts: Sequence[Part], listing: Listing) -> Sequence[Part]:
-    """Of each image of a file, which image of another file belongs to it: of its key or place, or one of all."""
+    """For each image of a file, the image of another file that belongs to it: of its key or place, or one of all."""
     others = parts_in(path, listing, single_key=True) if path is not None and len(parts) > 1 else (None,)
     keys = all(isinstance(part, str) for part in (*parts, *others))
     if keys and (len(others) > 1 or (others[0] in parts and others[0] not in LABEL_KEYS)):

@@ -128,7 +128,7 @@ class Decoder:
 
 
 class _Decoders:
-    """As many as there are threads that decode at a time."""
+    """Processes that decode, as many as there are threads that decode at a time."""
 
     def __init__(self, memory: int, seconds: float) -> None:
         self.memory, self.seconds = memory, seconds
@@ -136,7 +136,7 @@ class _Decoders:
         self._hung: dict[tuple[str, FileState | None], ImageUnreadable] = {}
 
     def call(self, function: Callable[..., Any], arguments: Arguments, name: str) -> Any:
-        """As `Decoder.call`. A file that took too long is refused from then on: a run asks for each several times."""
+        """The result of `Decoder.call`. A file that took too long is refused later: runs ask for each several times."""
         file = name, state_of(name)
         if file in self._hung:
             raise ImageUnreadable(str(self._hung[file]))

@@ -41,7 +41,7 @@ def limits() -> tuple[int | None, int | None]:
 
 
 def set_limits(most: int | None, pillows: int | None) -> None:
-    """Those of the process that files are decoded for."""
+    """Take over both limits from the process that this one decodes files for."""
     global _asked
     _asked, Image.MAX_IMAGE_PIXELS = most, pillows
 

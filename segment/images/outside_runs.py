@@ -93,7 +93,7 @@ def _warn_of_axis(images: Sequence[Source], listing: Listing) -> None:
 
 
 def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
-    """Those without the files of runs below `top`, or in a folder that a link leads to."""
+    """The paths without files of runs, whether these lie below `top` or in a folder that a link leads to."""
     folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
     folders = frozenset[Path]().union(*folders_of.values())
     if is_url(top):

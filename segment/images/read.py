@@ -173,7 +173,7 @@ def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]: 
 
 
 def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64] | None:  # H W
-    """The same; None for a picture of colours. Errors: ImageUnreadable, also for numbers that are not whole."""
+    """Whole numbers of an image of one channel; None for a picture of colours. Errors: ImageUnreadable."""
     with image_here(path) as copy:
         plane = _read_plane(copy, part, axis)
     return None if plane is None else plane.astype(np.int64, copy=False)  # not in a decoder, whose memory is limited
@@ -250,7 +250,7 @@ def _mask_of(
 
 
 def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H W
-    """The same in a bit a pixel; of a TIFF, a raster or a PNG read a window at a time."""
+    """Where a region mask is not 0, in a bit a pixel; a TIFF, a raster or a PNG is read a window at a time."""
     if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
         check_is_file(path)
         with image_here(path) as copy:

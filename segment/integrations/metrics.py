@@ -147,7 +147,7 @@ class UncertaintyScores(Metric):
         self._computed = None  # torchmetrics keeps the value of the last `compute`
 
     def merge_state(self, incoming_state: Any) -> None:
-        """As `merge`, by torchmetrics' name."""
+        """Add what another metric has counted, as `merge` does: torchmetrics' name for it."""
         self.merge(incoming_state)
 
     def persistent(self, mode: bool = False) -> None:  # noqa: FBT001, FBT002 - torchmetrics' signature

@@ -106,7 +106,7 @@ def fit(
     progress: Progress = silent,
     runner: Runner = LOCAL,
 ) -> tuple[Bank, Path | None]:
-    """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
+    """A bank as `fit_bank` records it; and the file that held it already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
     into costs the draws. Until then the draws so far are kept beside it, and the same call goes on with them. One that

@@ -155,7 +155,7 @@ class Dropout:
         return str(self.insert) if self.insert else ""
 
     def of(self, identity: str) -> Dropout:
-        """The same for one image."""
+        """The method for one image, by its id."""
         return replace(self, identity=identity)
 
     def few_passes(self) -> Dropout:

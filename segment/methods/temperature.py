@@ -28,7 +28,7 @@ PIXELS = 20_000
 
 
 def sampling_step(height: int, width: int, pixels: int) -> int:
-    """Of rows and columns, from 1 up, at which an image has about that many sampled pixels.
+    """The step over rows and columns, from 1 up, at which an image has about that many sampled pixels.
 
     >>> sampling_step(100, 200, 200), sampling_step(3, 3, 200)
     (10, 1)

@@ -71,7 +71,7 @@ def _with_input(network: Network, spec: InputSpec) -> Network:
 
 
 def on_device(network: Network, device: torch.device) -> Network:
-    """The same network there, without what it has cached; the caller's stays where it is.
+    """The network on another device, without what it has cached; the caller's stays where it is.
 
     On the CPU it can be pickled for another process.
     """

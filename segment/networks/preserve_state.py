@@ -189,7 +189,7 @@ def undisturbed(module: nn.Module) -> AbstractContextManager[object]:
 
 
 def random_states() -> list[Tensor]:
-    """Of the process's random generators: the CPU's, and those of GPUs where one is in use."""
+    """States of the process's random generators: the CPU's, and those of GPUs where one is in use."""
     return [generator.get_state() for generator in _generators()]
 
 

@@ -36,7 +36,7 @@ def noise(*shape: int) -> Tensor:
 
 
 def uniform_noise(*shape: int) -> Tensor:
-    """As `noise`, within 0 and 1."""
+    """Uniform noise within 0 and 1 on the CPU, the same each time, as `noise` is."""
     generator = torch.Generator("cpu").manual_seed(0)
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
 

@@ -31,7 +31,7 @@ NOISE_FACTOR = 4
 
 
 def output_differences(fast: Tensor, plain: Tensor, head: Head | None) -> Tensor:  # N K ..., N K ... -> P
-    """Of each pixel the largest over its classes, of probabilities where the head is known.
+    """The largest difference of each pixel over its classes, of probabilities where the head is known.
 
     Infinite where shapes differ, or where entries that are not finite are other ones or of another kind.
     """

@@ -158,7 +158,7 @@ class CompiledNetwork:
 
 
 def _shape(network: BatchNormNetwork) -> Sequence[int]:
-    """Of the images that the network was traced over."""
+    """The shape of the images that the network was traced over."""
     return next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
 
 

@@ -299,7 +299,7 @@ class Passes:
 
 
 def _in_another_process(network: BatchNormNetwork, bank: Bank, plan: PassPlan) -> Passes:
-    """They begin anew, under a new trace: some of torch's functions are others once they were pickled."""
+    """Passes after pickling, under a new trace: some of torch's functions are others once they were pickled."""
     shape = next((call.shape for call in network.calls if call.sources[:1] == (IMAGE,)), None)
     if shape is not None:
         image = uniform_noise(*shape)

@@ -140,7 +140,7 @@ def _draw(axes: Any, line: Line, number: int, *, points: bool, band: bool) -> No
 
 
 def _interval(line: Line) -> list[tuple[float, float, float]]:
-    """Of each point with an interval: x and both ends."""
+    """For each point with an interval: x and both ends."""
     ends = zip(line.x, line.low, line.high, strict=False)
     return [(at, low, high) for at, low, high in ends if low is not None and high is not None]
 

@@ -53,7 +53,7 @@ class Regions:
 
     @property
     def large(self) -> NDArray[np.bool_]:  # R
-        """Those of at least `SMALL` of the image."""
+        """Whether each region takes at least `SMALL` of the image."""
         return np.asarray(self.areas >= SMALL * self.shape[0] * self.shape[1])
 
 

@@ -241,7 +241,7 @@ def best_measure(score: str, values: Mapping[str, float | None]) -> str:
 
 
 def best_entry(score: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """As `best_measure`, of the entries of `scores.json`."""
+    """The name of a ranking score with its best measure, as `best_measure`, of the entries of `scores.json`."""
     return best_measure(score, {name: entry["value"] for name, entry in scores.items()})
 
 
@@ -296,7 +296,7 @@ class _AllMethods:
         return entry
 
     def p_value(self, title: str, method: str, other: str) -> float | None:
-        """Of their difference; None where either lacks the score, or no test of so few images can reach .05.
+        """The p of the difference; None where either lacks the score, or no test of so few images can reach .05.
 
         Images that do not hold what the score needs do not count.
         """

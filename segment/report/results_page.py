@@ -155,7 +155,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def images_key(sources: Iterable[Source], shift: object = None) -> str:
-    """The same for the same images, on any machine: a hash of their ids, their files' sizes and their corruption."""
+    """A hash of images' ids, their files' sizes and their corruption: the same on any machine."""
     listed = list(sources)
     bytes_of = {path: _bytes_of(path) for path in {source.path for source in listed}}
     sizes = [f"{source.id} {bytes_of[source.path]}" for source in listed]
@@ -163,7 +163,7 @@ def images_key(sources: Iterable[Source], shift: object = None) -> str:
 
 
 def _bytes_of(path: Path) -> str:
-    """Of an image's file, here or on its store; "" where there is none, as of an image that a caller holds."""
+    """Bytes of an image's file, here or on its store; "" where there is none, as of an image that a caller holds."""
     with suppress(FileNotFoundError):
         return str(size_of_file(path)) if is_url(path) or path.is_file() else ""
     return ""

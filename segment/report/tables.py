@@ -80,7 +80,7 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def compact(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """The same on lines of their own, for a narrow column.
+    """A score, its interval and its spread over banks on lines of their own, for a narrow column.
 
     >>> compact({"value": 0.5123, "low": 0.5, "high": 0.53, "bank_sd": 0.002}).split()
     ['.512', '.500-.530', '±.0020']
@@ -106,14 +106,14 @@ def compact_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
 
 
 def number_column(entries: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """As `compact_column`, of `number`."""
+    """The cells of one column, each as `number` writes it, all with as many decimals."""
     return _column(entries, number)
 
 
 def _column(
     entries: Iterable[Mapping[str, Any] | None], text_of: Callable[[Mapping[str, Any] | None, int], str]
 ) -> list[str]:
-    """As many decimals as the entry has that has most."""
+    """The cells of one column, with as many decimals as the entry with most."""
     column = list(entries)
     known = [entry for entry in column if entry and entry["value"] is not None]
     digits = max(map(entry_decimals, known), default=3)
@@ -262,7 +262,7 @@ def verdict(entry: Mapping[str, Any]) -> str:
 
 
 def gained(score: str, entry: Mapping[str, Any]) -> str:
-    """As `verdict`, which says of a significant gain whether it is one.
+    """The verdict on a difference; of a significant one whether it is better or worse.
 
     >>> gained("nll", {"value": -0.2, "low": -0.3, "high": -0.1})
     'significantly better'

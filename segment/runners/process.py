@@ -35,7 +35,7 @@ class ProcessSettings:
 
     @classmethod
     def here(cls, threads: int, paths: Sequence[Path]) -> ProcessSettings:
-        """Those of this process, with another number of threads.
+        """The settings of this process, with another number of threads.
 
         paths: what the other process reads and writes; without any it may be anything
         """

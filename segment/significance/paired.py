@@ -151,7 +151,7 @@ def seen_deviations(images: int, tests: int = 1) -> float | None:
 
 
 def seen_by_t_test(images: int, tests: int = 1) -> float:
-    """As `seen_deviations`, of a two-sided t test of the mean, which any two images or more may pass.
+    """What `seen_deviations` gives, of a two-sided t test of the mean, which any two images or more may pass.
 
     >>> round(seen_by_t_test(100), 3), round(seen_by_t_test(6), 2), round(seen_by_t_test(6, tests=42), 2)
     (0.283, 1.43, 3.34)

@@ -76,7 +76,7 @@ class Copies:
             copy.size, copy.version = copy.place.stat().st_size, version
 
     def _make_room(self) -> None:
-        """Those that were used longest ago go first, and what was not fetched at all."""
+        """Remove copies: those that were used longest ago first, and what was not fetched at all."""
         held = sum(copy.size for copy in self._copies.values())
         for url, copy in list(self._copies.items()):
             if not copy.users and (held > KEPT or copy.version is None):

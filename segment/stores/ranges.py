@@ -63,7 +63,7 @@ class RangedFile(AbstractBufferedFile):  # type: ignore[misc]
 
 
 def opened_by_ranges(url: str, mode: str = "rb") -> RangedFile:
-    """As `open` for a URL; only for reading. Errors: OSError, as for files here; those of a store."""
+    """A URL opened as `open` does a file, only for reading. Errors: OSError, as for files here; those of a store."""
     if mode not in ("r", "rb"):
         raise PermissionError(errno.EACCES, "it is read only", url)
     now = time.monotonic()

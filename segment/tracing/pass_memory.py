@@ -53,7 +53,7 @@ class MemoryCounter(TorchFunctionMode):
 
 
 def _memory_id(tensor: Tensor) -> int | None:
-    """As `memory_id`; weights that oneDNN has packed have no storage, and are their own memory."""
+    """The `memory_id` of any tensor; weights that oneDNN has packed have no storage, and are their own memory."""
     return id(tensor) if tensor.is_mkldnn else memory_id(tensor)
 
 

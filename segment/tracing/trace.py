@@ -142,7 +142,7 @@ class _Tracing(TorchFunctionMode):
 
 
 def _origin(calls: Sequence[Call], sources: Sequence[int], *, random: bool) -> Origin:
-    """Of a call that follows these and reads these sources."""
+    """The origin of a call that follows these and reads these sources."""
     origins = {calls[source].origin for source in sources if source >= 0}
     if random or UNKNOWN in sources or "draw" in origins:
         return "draw"
@@ -240,7 +240,7 @@ def state_keeper(module: nn.Module, traced: Trace) -> StateKeeper:
 
 
 def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -> tuple[bool, ...]:
-    """Of each call, whether it depends on the draw; stochastic: indices of the BN calls whose statistics are drawn."""
+    """For each call, whether it depends on the draw; stochastic: indices of the BN calls whose statistics are drawn."""
     depends: list[bool] = []
     for index, call in enumerate(calls):
         drawn = index in stochastic or call.origin == "draw"

@@ -219,7 +219,7 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best", groups: Mapping
 
 
 def _cheapest(candidates: Sequence[Candidate], best: Candidate, groups: Mapping[str, str] | None) -> Candidate:
-    """Of fewer passes than the best that are not significantly worse: of the fewest, the lowest NLL; else the best.
+    """The fewest passes that are not significantly worse than the best's, of these the lowest NLL; else the best.
 
     One pass of many draws is left out: its map would be one draw's alone.
     """
@@ -281,7 +281,7 @@ def _pairs(first: Candidate, second: Candidate, groups: Mapping[str, str] | None
 
 
 def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no candidate of as few passes beats in NLL, by passes."""
+    """Candidates that none of as few passes beats in NLL, by passes."""
     front: list[Candidate] = []
     for each in sorted(candidates, key=lambda each: (each.passes, each.mean)):
         if not front or each.mean < front[-1].mean:

@@ -78,7 +78,7 @@ class Overlaps:
         return mixed[None, :, :done_rows, :done_columns]
 
     def _weights(self, seen: Span, inner: Span, length: int) -> Tensor:
-        """Of a tile's rows or columns: rising where an earlier tile overlaps, falling where a later one does."""
+        """Weights along a tile's rows or columns: rising where an earlier tile overlaps, falling where a later does."""
         weights = torch.ones(seen[1] - seen[0])
         if seen[0]:
             weights[: self._overlap] = self._ramp
@@ -121,7 +121,7 @@ class BlendingError:
 
 
 def worst_of(records: list[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of several images' records: the largest differences, the largest means; None without any."""
+    """One record for several images: the largest differences and the largest means; None without any."""
     if not records:
         return None
     names = dict.fromkeys(name for record in records for name in record["differences"])

@@ -138,7 +138,7 @@ def _bank_curves(
     seed: int,
     say: Callable[[], None],
 ) -> dict[str, Curve]:
-    """Of one bank: its draws, and one pass with their mean."""
+    """The curves of one bank: of its draws, and of one pass with their mean."""
     say()
     bank = bank_of(network, train, drawing)
     methods = {"mcbn": mcbn(network, bank, FAST), "mean statistics": mean_statistics(network, bank, FAST)}

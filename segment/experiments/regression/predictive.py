@@ -103,7 +103,7 @@ class RegressionScores:
         return normalised(self.crps, self.crps_constant, self.crps_optimal)
 
     def in_units(self, scale: float) -> RegressionScores:
-        """The same for a target whose standard deviation is `scale`: log-likelihoods fall by log(scale)."""
+        """The scores for a target whose standard deviation is `scale`: log-likelihoods fall by log(scale)."""
         moved = {
             name: value - math.log(scale) if name.startswith("pll") else value * scale
             for name, value in asdict(self).items()

@@ -190,7 +190,7 @@ class Stack:
         return [torch.rand(inner, rows, generator=generator) for inner, _ in self.architecture.matrices]
 
     def network(self, number: int, *, dropout: float = 0.0, statistics: Tensor | None = None) -> nn.Sequential:
-        """One of them as a plain module in eval mode, from (B, D) to (B, 1).
+        """One network of the stack as a plain module in eval mode, from (B, D) to (B, 1).
 
         statistics: (N, D), for BN: the rows whose mean and biased variance become the trained statistics, as the
         authors' BN baseline does (a moving average would be a noisy estimate of the same)

@@ -177,7 +177,7 @@ def papers_prior(layer: Dense) -> Prior:
 
 
 def closest_prior(layer: Dense) -> Prior:
-    """Of all zero-mean Gaussians over means and sds those whose divergence has the gradient closest to pull * w.
+    """The zero-mean Gaussians over means and sds whose divergence has the gradient closest to pull * w.
 
     Not the paper's, whose prior binds the mean alone: a non-negative least squares of two columns.
     """

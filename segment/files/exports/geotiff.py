@@ -176,7 +176,7 @@ def _write_plain(path: Path, bands: _Bands, nodata: float | None) -> None:
 
 
 def _colour_map(colours: NDArray[np.uint8]) -> NDArray[np.uint16]:  # K 3 -> 3 256
-    """As a TIFF keeps it: 16 bits a channel. Indices of no class have the grey of pictures."""
+    """The colour map as a TIFF keeps it: 16 bits a channel. Indices of no class have the grey of pictures."""
     table = np.full((256, 3), no_class_colour(colours), np.uint16)
     table[: len(colours)] = colours
     return np.ascontiguousarray(table.T * np.uint16(257))

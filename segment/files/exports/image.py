@@ -69,7 +69,7 @@ class ExportedImage:
 
     @cached_property
     def regions(self) -> tuple[Regions, ...]:
-        """Of the mask; for a multi-label head, of each label's own mask."""
+        """Regions of the mask; for a multi-label head, of each label's own mask."""
         if self.head != "multilabel":
             return (regions_of(self.labels, self.blank),)
         return tuple(regions_of(_alone(self.labels[label], label), self.blank) for label in range(len(self.classes)))

@@ -28,7 +28,7 @@ TOGETHER, SECONDS = 64, 2.0
 
 
 def writer_name() -> str:
-    """Of a process that adds lines to a run, unlike any other's."""
+    """A name for a process that adds lines to a run, unlike any other's."""
     return f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 

@@ -120,7 +120,7 @@ class _Line(BaseModel):
 
 
 _NUMBERS = TypeAdapter(dict[str, Annotated[float, Field(allow_inf_nan=False)]], config=ConfigDict(strict=True))
-"""Of a measure."""
+"""Checks the numbers of a measure."""
 
 
 class Lines(Mapping[str, dict[str, Any]]):
@@ -158,7 +158,7 @@ class Lines(Mapping[str, dict[str, Any]]):
         self.add_lines([entry.line()])
 
     def add_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """The same for several or none, each as `Entry.line` gives it."""
+        """Put lines, each as `Entry.line` gives it, at the end of the manifest, on the disk before this returns."""
         if not lines:
             return
         texts = [encoded(line) for line in lines]

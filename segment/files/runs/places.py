@@ -115,7 +115,7 @@ class RunPlaces:
             self._delivery.bring(names)
 
     def bring_image(self, image_id: str) -> None:
-        """The same for all files of an image."""
+        """Have all files of an image in `folder`, to be read. Errors: those of a store."""
         if self._delivery is not None:
             self._delivery.bring(self._lines[image_id]["files"])
 

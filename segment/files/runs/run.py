@@ -181,7 +181,7 @@ class Run(RunPlaces):
             self._delivery.deliver([RECORD])
 
     def pending(self, sources: Sequence[Source] | None = None) -> list[Source]:
-        """Those of the sources (None: all) that are not done, or have changed since; what was written for them goes."""
+        """Sources (of these; None: of all) that are not done, or have changed since; what was written for them goes."""
         left = []
         for source in self.sources if sources is None else sources:
             line = self._lines.get(source.id)

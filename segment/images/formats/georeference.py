@@ -83,7 +83,7 @@ def open_raster(path: Path) -> Any:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The same within a block. Errors: as `open_raster`; ImageUnreadable where the block reads what is damaged."""
+    """A rasterio data set, open within a block. Errors: as `open_raster`; ImageUnreadable if the block meets damage."""
     with quiet_gdal() as rasterio, open_raster(path) as raster:
         try:
             yield raster
@@ -100,7 +100,7 @@ def unreadable_raster(path: Path, how: str, error: Exception) -> Exception:
 
 
 def raster_geometry(path: Path) -> Geometry:
-    """As rasterio gives it, which reads the files beside it too. Errors: MissingExtra, ImageUnreadable."""
+    """Where a raster lies by rasterio, which reads the files beside it too. Errors: MissingExtra, ImageUnreadable."""
     with opened(path) as raster:
         placed = raster.crs is not None or not raster.transform.is_identity
         points, crs = ([], raster.crs) if placed else raster.gcps
@@ -121,7 +121,7 @@ def placed_by_tags(file: Any) -> bool:
 
 
 def tiff_geometry(path: Path) -> Geometry:
-    """The same of a TIFF upright; without rasterio, its nodata, and a warning where a georeference is lost."""
+    """Where a TIFF, turned upright, lies; without rasterio its nodata, and a warning where a georeference is lost."""
     if is_url(path):
         return raster_geometry(path)
     try:

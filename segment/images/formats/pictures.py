@@ -180,7 +180,7 @@ def contents(path: Path) -> bytes:
 
 
 def several(path: Path, count: int) -> ImageUnreadable:
-    """One of them was to be named."""
+    """The refusal of a file of several images, none of which is named."""
     return ImageUnreadable(
         f"{str(path)!r} holds {count} pages or frames, and one image was asked for. Name the file as a source: each "
         "is then an image of its own."
@@ -208,7 +208,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def turned(raster: Raster, orientation: int) -> Raster:
-    """The same of a raster, with its mask."""
+    """A raster, with its mask, whose EXIF orientation is undone as by `upright`."""
     mask = None if raster.mask is None else upright(raster.mask, orientation)
     return replace(raster, raw=upright(raster.raw, orientation), mask=mask)
 

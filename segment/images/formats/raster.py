@@ -78,7 +78,7 @@ class SampleMeaning:
         return self.nodata is not None or (self.clear and self.alpha is not None)
 
     def stored(self) -> SampleMeaning:
-        """The same samples taken as they are stored, as label maps are."""
+        """The meaning of samples taken as they are stored, as those of label maps are."""
         return replace(self, palette=None, black=None, bit=False)
 
     def raster(self, samples: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Raster:

@@ -79,7 +79,7 @@ def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=8)
 def _sizes(path: Path, state: FileState | None) -> tuple[tuple[int, int], ...]:
-    """Of all images of a file in that state, since pages are asked for one by one; none where it does not open."""
+    """Sizes of all images of a file in that state, since pages are asked for one by one; none if it does not open."""
     try:
         with tifffile.TiffFile(path) as file:
             _check_pages(file)

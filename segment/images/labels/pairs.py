@@ -96,7 +96,7 @@ def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
 def with_known_labels(
     sources: Sequence[Source], labels: str | Path, suffix: str = "", listing: Listing | None = None
 ) -> tuple[Source, ...]:
-    """As `with_labels`. Errors: WrongUse where no image has one."""
+    """The sources with their labels, as `with_labels` gives them. Errors: WrongUse where no image has one."""
     labelled = with_labels(sources, labels, suffix, listing)
     if sources and all(source.label is None for source in labelled):
         named = f" that ends in {suffix!r}" if suffix else ""

@@ -87,7 +87,7 @@ def with_slices(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def _slices_in_place(series: Sequence[Geometry], volume: Geometry) -> list[int | None]:
-    """Of each slice of a series, the number of the slice of a volume along `AXIS` in its place."""
+    """For each slice of a series, the number of the slice of a volume along `AXIS` in its place."""
     ours, theirs = series[0].affine, volume.affine
     if ours is None or theirs is None or not volume.affine_said or np.linalg.det(theirs) == 0:
         return [place.index if place.count == volume.count else None for place in series]
@@ -101,7 +101,7 @@ def _slices_in_place(series: Sequence[Geometry], volume: Geometry) -> list[int |
 
 
 def _place(source: Source) -> Geometry:
-    """Of a DICOM slice, which alone `find_images` places; else nowhere."""
+    """The place of a DICOM slice, which alone `find_images` places; else nowhere."""
     return source.geometry or Geometry()
 
 

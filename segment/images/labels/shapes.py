@@ -36,7 +36,7 @@ class Shape:
     data: Any
 
     def mask(self, size: Size) -> NDArray[np.bool_]:  # H W
-        """Its pixels. Errors: ImageUnreadable where it does not fit an image of that size."""
+        """The pixels of the shape. Errors: ImageUnreadable where it does not fit an image of that size."""
         drawings: dict[str, Callable[[Any, Size], NDArray[np.bool_]]]
         drawings = {"polygons": _polygons, "rle": _rle, "runs": _runs}
         try:

@@ -81,7 +81,7 @@ def valid_id(text: str) -> str:
 
 
 def _shortened(part: str) -> str:
-    """Its beginning, and digits of its hash."""
+    """The beginning of a long part of an id, and digits of its hash."""
     digits = hashlib.sha256(part.encode()).hexdigest()[:8]
     return f"{part.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digits}"
 

@@ -85,7 +85,7 @@ def _matrix(geometry: Geometry) -> NDArray[np.float64] | None:
 
 
 def _corners(geometry: Geometry, size: Size) -> Points:
-    """Of an image: (column, row, 1), of a slice: the voxels (i, j, k, 1) in its corners."""
+    """The corners of an image as (column, row, 1), of a slice as the voxels (i, j, k, 1)."""
     height, width = size
     if geometry.affine is None:
         return np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float).T

@@ -204,7 +204,7 @@ def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
 
 
 def _names(a: RunTable, b: RunTable) -> tuple[str, str]:
-    """As short as they differ: the folders' names, the methods where these are equal."""
+    """Names of both runs, as short as they differ: the folders' names, or the methods where these are equal."""
     if a.run.place.resolve() == b.run.place.resolve() and a.method != b.method:
         return a.method, b.method
     names = [table.run.place.resolve().name for table in (a, b)]

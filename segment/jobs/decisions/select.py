@@ -226,7 +226,7 @@ def _methods(path: Path, advice: str) -> Any:
 
 
 def _by_scores(table: RunTable) -> tuple[str, str]:
-    """Of an evaluation without `ranking.json`: what ranked its own images best."""
+    """For an evaluation without `ranking.json`, what ranked its own images best."""
     try:
         methods = _methods(table.run.folder / "scores.json", BY)
         scores = methods[table.method.partition("#")[0]]["scores"]

@@ -80,7 +80,7 @@ class Scoring(Counted):
 
     @property
     def passes_seconds(self) -> float:
-        """Of all images, each method's passes once, however many read-outs share them."""
+        """Seconds of the passes of all images, each method's once, however many read-outs share them."""
         longest: dict[int, float] = {}
         for name, read_out in self.read_outs.items():
             method = id(read_out.method)
@@ -151,7 +151,7 @@ class Scoring(Counted):
 
     @property
     def passes(self) -> int:
-        """Of an image."""
+        """How many passes an image takes."""
         return sum(read_out.passes for read_out in self.read_outs.values())
 
     def _show(self, images: int) -> None:

@@ -49,7 +49,7 @@ class FittedCalibrations:
 
     @property
     def calibrations(self) -> dict[str, Calibration]:
-        """Those of the most passes."""
+        """The calibration of each method that was fitted on its most passes."""
         return {name: of_draws[max(of_draws)] for name, of_draws in self.by_draws.items()}
 
 

@@ -131,7 +131,7 @@ def multilabels(
 
 
 def _map_of_label(labelled: Source, folder: Path) -> Path:
-    """Of one label; where there is none, what it would be called, for the message."""
+    """The map of one label; where there is none, what it would be called, for the message."""
     label = labelled.label if labelled.label_part is None else None
     return folder / f"{labelled.id}.png" if label is None else label
 

@@ -235,7 +235,7 @@ class ImagePredictor:
         return self._label(source)[0]
 
     def _label(self, source: Source) -> tuple[NDArray[np.int64] | None, str]:
-        """The same, and why a label that there is cannot be shown."""
+        """The label ids of a source, as `truth`, and why a label that is there cannot be shown."""
         if source.label is None or self.network.card.head == "multilabel":
             return None, ""
         labelled = read_labelled_image(source, self.network)

@@ -126,7 +126,7 @@ class PredictLoop:
         self.sizes = {id: size for id, size in sizes if size}
 
     def begin(self, pending: Sequence[Source]) -> Sequence[Source]:
-        """Those of the images that fit.
+        """Look at all images before the first one is made; those that fit in memory are given back.
 
         Raises:
             OutOfMemory: An image is too large, unless each fails alone.

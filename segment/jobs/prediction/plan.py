@@ -104,13 +104,13 @@ class PredictPlan:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Those that are computed: shown, of the triage, or for the expected accuracy of regions."""
+        """Measures that are computed: shown, of the triage, or for the expected accuracy of regions."""
         accuracy = ("one_minus_max",) if any(FORMATS[name].regions for name in self.formats) else ()
         return tuple(dict.fromkeys([*self.shown, *accuracy, *(self.triage.measures if self.triage else ())]))
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Those that have files."""
+        """Measures that have files."""
         return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
 
     @property
@@ -176,7 +176,7 @@ class Execution:
 
     @classmethod
     def of(cls, plan: PredictPlan, bank: Bank, device: torch.device, runner: Runner = LOCAL) -> Execution:
-        """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory that it lacks."""
+        """What a plan asks, in each process of a runner. Errors: WrongUse for draws, precision or memory it lacks."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
         check_engine(plan.engine, device)
         precision, why = resolve_precision(plan.precision, bank, device, plan.engine)
@@ -204,7 +204,7 @@ class Execution:
         )
 
     def as_begun(self, record: Mapping[str, Any]) -> Execution:
-        """The same, as `plan` of an earlier run.json has it; an empty one changes nothing."""
+        """The execution with what `plan` of an earlier run.json has; an empty one changes nothing."""
         if not record:
             return self
         recorded = "memory_free" in record

@@ -88,5 +88,5 @@ class PredictRecipe:
         )
 
     def on(self, device: torch.device) -> PredictRecipe:
-        """The same with the network there; on the CPU it can be pickled for another process."""
+        """The recipe with its network on a device; on the CPU it can be pickled for another process."""
         return replace(self, network=on_device(self.network, device))

@@ -84,7 +84,7 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
 
 
 def _signatures(folder: Path) -> dict[Path, Signature]:
-    """Of the files below a folder that are named as images and are not empty, in the order of their names."""
+    """Signatures of the files below a folder that are named as images and are not empty, ordered by name."""
     found: dict[Path, Signature] = {}
     names: dict[Path, set[str]] = {}  # of each folder, so that few of the files that may belong are asked for
     for path in paths_outside_runs(image_files(folder), folder):

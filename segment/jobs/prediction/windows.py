@@ -54,7 +54,7 @@ def predict_images(loop: PredictLoop, pending: Sequence[Source], runner: Runner)
 
 
 def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> Iterator[SharedRaster]:
-    """Those of the images whose windows several workers make, or have made in part."""
+    """Large rasters whose windows several workers make, or have made in part."""
     predictor = loop.predictor
     place, spec = predictor.run.place, predictor.network.input
     if workers == 1 and not (is_url(place) or (place / WINDOWS).is_dir()):

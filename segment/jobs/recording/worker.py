@@ -66,7 +66,7 @@ class Recorder:
 
     @property
     def first_draws(self) -> list[Statistics]:
-        """Those before the first one that is not recorded."""
+        """The draws before the first one that is not recorded."""
         recorded = self.draws.recorded
         return [recorded[number] for number in takewhile(recorded.__contains__, count())]
 

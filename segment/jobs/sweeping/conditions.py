@@ -27,7 +27,7 @@ def condition_file(folder: Path, condition: str, severity: int) -> Path:
 
 
 def state_file(folder: Path, condition: str, severity: int) -> Path:
-    """Of the sums: until the condition is finished, and after that as long as an image of it has failed."""
+    """The file of the sums: there until the condition is finished, and after that while an image of it has failed."""
     return folder / f"state_{condition}_{severity}.npz"
 
 

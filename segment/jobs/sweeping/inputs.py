@@ -36,7 +36,7 @@ def input_hashes(train: str | Path, held_out: Sequence[Source], banks: Mapping[s
 
 
 def joined(contents: Iterable[Sequence[str]]) -> str:
-    """Of several images, each as `contents_of` gives it."""
+    """One hash for several images, each as `contents_of` gives it."""
     return _joined(" ".join(each) for each in contents)
 
 

@@ -188,7 +188,7 @@ def shift_sentence(shift: ShiftTest, triage: Triage) -> str:
 
 
 def numbers_of(shift: ShiftTest, triage: Triage) -> str:
-    """Of a shift test that could be made."""
+    """The numbers of a shift test that could be made."""
     kind = "groups" if triage.reference.groups else "images"
     against = f"{shift.images} {kind} against {len(triage.reference.values)}"
     return f"{against}, AUROC {shift.auroc or 0.0:.3f}, p = {shift.p or 0.0:.2g}"

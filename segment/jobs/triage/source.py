@@ -85,7 +85,10 @@ def refuse_edited_network(triage: Triage, network: Network) -> None:
 
 
 def refuse_other_probe(triage: Triage, kept: Mapping[str, Any] | None) -> None:
-    """The same, of a network that a run's record has the probe of; None: it has none. Errors: WrongUse."""
+    """Refuse a run whose network computes something else, by the probe in its record; None: it has none.
+
+    Errors: WrongUse.
+    """
     theirs = triage.source.get(PROBE)
     if theirs is not None and kept is not None and not _asked(alike, theirs, kept):
         raise WrongUse(OTHER_COMPUTATION)

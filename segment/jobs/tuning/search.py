@@ -82,7 +82,7 @@ class Search:
         self.needed = 0.0
 
     def method(self, arm: Arm, draws: int | None) -> Method:
-        """Its passes, of the first draws of its bank."""
+        """The passes of an arm, of the first draws of its bank."""
         bank = arm.bank if draws is None or arm.bank is None else arm.bank.first(min(draws, len(arm.bank)))
         plan = MethodPlan(methods=(arm.method,), precision=self.plan.precision, views=self.plan.views)
         (method, *_) = build_methods(self.network, [bank] if bank is not None else [], plan).methods[arm.method]

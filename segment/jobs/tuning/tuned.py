@@ -146,7 +146,7 @@ def read_tuned(folder: str | Path) -> Tuned:
 
 
 def method_of(tuned: Tuned, network: Network, precision: str) -> tuple[Method, ComparedMethods]:
-    """Its passes, without the calibration; and how they run.
+    """The passes of a tuned setting, without its calibration; and how they run.
 
     Raises:
         BankRefused: It was chosen for another network.

@@ -75,7 +75,7 @@ class Fusion:
 
 
 def readers_of(trace: Trace) -> list[list[int]]:
-    """Of each call, the later calls that read the values of its result; the number of calls stands for the output."""
+    """For each call, the later calls that read the values of its result; the number of calls stands for the output."""
     readers: list[list[int]] = [[] for _ in trace.calls]
     for index, call in enumerate(trace.calls):
         if getattr(call.function, "__name__", "") in READS_METADATA:

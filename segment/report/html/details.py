@@ -196,7 +196,7 @@ def _without_data(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np
 def _counts(
     levels: NDArray[np.int64], known: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None
 ) -> NDArray[np.int64]:  # -> levels 3
-    """Of each level: all pixels that have one, labelled right ones, labelled wrong ones."""
+    """Counts for each level: all pixels that have one, labelled right ones, labelled wrong ones."""
     shown = levels != HIDDEN
     size = int(levels[shown].max(initial=0)) + 1
     counts = np.zeros((size, 3), np.int64)

@@ -92,7 +92,7 @@ class SavedImage:
         raise WrongUse(f"{self.id!r} has no picture {name!r}; its files: {', '.join(self.entry['files']) or 'none'}.")
 
     def estimate(self) -> Estimate[Any]:
-        """As an Estimate, which plots and saves itself."""
+        """The image as an Estimate, which plots and saves itself."""
         maps = {name: self.maps[name] for name in self.maps if name in MEASURES}
         mean = self.maps.get(PROBABILITY, None)
         return Estimate(self.prediction, mean, maps, int(self.entry["draws"]), view=self.run.view([lambda: self.image]))

@@ -41,7 +41,7 @@ class _Curve(BaseModel):
 
 
 class MethodScores(BaseModel):
-    """Of a method in scores.json, or of a row of a sweep."""
+    """The scores of a method in scores.json, or of a row of a sweep."""
 
     passes_per_image: int
     scores: dict[str, _Entry]
@@ -50,7 +50,7 @@ class MethodScores(BaseModel):
 
 
 class Scores(BaseModel):
-    """Of scores.json, an evaluation's or a sweep's."""
+    """The shape of scores.json, an evaluation's or a sweep's."""
 
     images: int
     pixels: int
@@ -65,7 +65,7 @@ class _Gain(BaseModel):
 
 
 class Comparisons(BaseModel):
-    """Of comparisons.json."""
+    """The shape of comparisons.json."""
 
     gains: list[_Gain]
 

@@ -63,7 +63,7 @@ class PictureStyle:
 
     @property
     def scale(self) -> Scale:
-        """That of the heat measure."""
+        """The scale of the heat measure."""
         return self.scales[self.heat]
 
     def record(self) -> dict[str, Any]:

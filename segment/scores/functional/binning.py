@@ -38,7 +38,7 @@ def bin_of(values: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def coarser(histogram: Ints, octave: int) -> Ints:  # B ... -> b ...
-    """The same histogram with 2^octave bins an octave; bin 0 stays its own.
+    """A histogram with only 2^octave bins an octave; bin 0 stays its own.
 
     >>> coarser(np.ones(BINS, dtype=np.int64), 0).tolist()[:3]
     [1, 4096, 4096]
@@ -70,7 +70,7 @@ class Span:
 
     @classmethod
     def of(cls, bins: NDArray[np.int32], column: NDArray[np.int32], columns: int) -> Span:  # P, P
-        """Of pixels by their bins and columns (0 to columns - 1).
+        """The span of pixels by their bins and columns (0 to columns - 1).
 
         >>> span = Span.of(np.int32([0, 9, 11, 11]), np.int32([1, 0, 0, 1]), 2)
         >>> span.lowest, span.counts.tolist()
@@ -104,7 +104,7 @@ class Span:
 
 
 def extremes(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 -> R b 2 each, b twice the bins that hold something
-    """The same counts with each bin in its best order, negatives (the first column) lower, and in its worst one.
+    """A histogram with each bin in its best order, negatives (the first column) lower, and in its worst one.
 
     Whatever order the values have inside their bins, a ranking score lies between those of these two.
 

@@ -50,7 +50,7 @@ def reliability_counts(confidence: NDArray[np.float32], right: NDArray[np.bool_]
 
 
 def class_reliability_counts(probability: NDArray[np.float32], label: NDArray[np.int64]) -> Ints:  # K P, P -> K 15 3
-    """As `reliability_counts`, for every class separately: right means that the pixel has this class.
+    """Counts as `reliability_counts`, for every class separately: right means that the pixel has this class.
 
     >>> class_reliability_counts(np.float32([[0.9], [0.1]]), np.array([1]))[1, 1].tolist()
     [1, 1, 104858]

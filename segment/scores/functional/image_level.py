@@ -96,7 +96,7 @@ def _half_overlapping(values: Floats, half: int, axis: int) -> Floats:
 
 
 def _quantile(values: NDArray[np.float32], share: float) -> float:
-    """As np.quantile, but it sorts a tenth of the values: those above a bound from every sixteenth value."""
+    """A quantile as np.quantile's, by sorting a tenth of the values: those above a bound from every sixteenth value."""
     at = share * (values.size - 1)
     under, over = int(at), min(int(at) + 1, values.size - 1)
     sampled = np.sort(values[::16])
