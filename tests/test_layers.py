@@ -52,6 +52,9 @@ HEIGHT = {
 }
 """A module imports lower packages and its own; packages of one height do not see each other."""
 
+LINES = 350
+"""Of a file at most."""
+
 UPWARD = {("estimation.estimate_display", "report.run_files.estimates")}
 """An Estimate saves itself as a run does: the module that writes it is loaded when that is asked."""
 
@@ -173,6 +176,13 @@ def test_a_packages_init_holds_its_docstring_only() -> None:
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert len(body) == 1, f"segment.{module} holds more than a docstring"
             assert isinstance(body[0], ast.Expr)
+
+
+def test_no_file_is_longer_than_the_limit() -> None:
+    """At 300 lines, modules of 15 to 50 lines were split off for the limit alone: a reader had two files to open."""
+    for module, path in MODULES.items():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= LINES, f"segment.{module} has {lines} lines: divide it where a part has a job of its own"
 
 
 def test_type_checkers_see_every_public_name() -> None:
