@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segment.axes import Head
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse, ran_out_of_memory
-from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
-from segment.estimation.few_passes import seconds_a_pixel
+from segment.estimation.estimate import (
+    Estimate,
+    R,
+    ReadOut,
+    accumulate,
+    estimates,
+    from_the_first_draw,
+    moments_by_temperature,
+)
 from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES, BYTES_DECODED, BYTES_OF_WRITING
 from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, bytes_text, release_freed_pages
 from segment.estimation.plan import EstimatePlan
@@ -97,7 +106,7 @@ class Estimator:
         """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
         image, head = uniform_noise(1, self.network.channels, PROBED, PROBED), self.network.card.head
         seconds, computed = list[float](), [replace(of, measures=self._computed(of)) for of in self.read_outs.values()]
-        held = bytes_a_pixel(lambda x: seconds.append(seconds_a_pixel(computed, x, head)), self.network.module, image)
+        held = bytes_a_pixel(lambda x: seconds.append(_seconds_a_pixel(computed, x, head)), self.network.module, image)
         return held, seconds[-1]
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
@@ -298,3 +307,18 @@ class Estimator:
         log.warning("Out of memory: tiles of %d pixels from now on.", half)
         self.plan = replace(self.plan, tile=half)
         return half
+
+
+def _seconds_a_pixel(read_outs: Sequence[ReadOut], images: Tensor, head: Head) -> float:  # N C H W
+    """Seconds a pixel of all passes of all methods, of which a few are made; moments are kept until all are done."""
+    kept, seconds = [], 0.0
+    for method in {id(read_out.method): read_out.method for read_out in read_outs}.values():
+        of_method = [read_out for read_out in read_outs if read_out.method is method]
+        kept.append(moments_by_temperature(of_method, head))
+        few = method.few_passes()
+        for _ in accumulate(few, images, kept[-1]):
+            continue
+        begun = time.perf_counter()  # the first image is traced, and compared with plain passes
+        count = sum(1 for _ in accumulate(few, images, kept[-1]))
+        seconds += (time.perf_counter() - begun) / count * max(read_out.passes for read_out in of_method)
+    return seconds / images.shape[-2:].numel()
