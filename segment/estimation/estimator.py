@@ -25,8 +25,16 @@ from segment.estimation.estimate import (
     from_the_first_draw,
     moments_by_temperature,
 )
-from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES, BYTES_DECODED, BYTES_OF_WRITING
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, bytes_text, release_freed_pages
+from segment.estimation.memory_budget import (
+    BYTES_ANY_NETWORK_TAKES,
+    BYTES_BESIDE_PASSES,
+    BYTES_DECODED,
+    BYTES_OF_WRITING,
+    FIRST_PASS_BYTES,
+    KERNEL_FACTOR,
+    bytes_text,
+    release_freed_pages,
+)
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached

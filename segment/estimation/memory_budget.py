@@ -1,6 +1,6 @@
-"""The memory of a process: freed pages, sizes in words, free memory, and the budget of a plan.
+"""The memory of a process: freed pages, sizes in words, free memory, a plan's budget, and the bytes of an image.
 
-Must not know a network, nor what the memory is used for.
+Must not know a network, nor how an image is estimated.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ KERNEL_FACTOR = 2.0
 
 FIRST_PASS_BYTES = 96 * 2**20
 """Bytes that the first passes add once: compiled kernels, threads, a picture that is being written."""
+
+BYTES_ANY_NETWORK_TAKES = 4096
+"""Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
+
+BYTES_BESIDE_PASSES = 48
+"""Bytes a pixel beside the passes: this image and the next as read and as floats, and its pictures."""
+
+BYTES_DECODED = 4
+"""Bytes a pixel, of these, of an image of three 8-bit channels and where it holds data: before tiles three times."""
+
+BYTES_OF_WRITING = 192 * 2**20
+"""Bytes beside the passes that the pictures and the cloud-optimised copy of an image in windows take."""
 
 
 def keep_freed_pages() -> bool:

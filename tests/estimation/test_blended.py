@@ -20,8 +20,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import BYTES_OF_WRITING
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, bytes_of
+from segment.estimation.memory_budget import BYTES_OF_WRITING, FIRST_PASS_BYTES, MemoryBudget, bytes_of
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.blending import ramp
 from segment.estimation.tiling.tiler import duration

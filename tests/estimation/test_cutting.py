@@ -17,8 +17,7 @@ from segment.draws.identity import identified
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget
+from segment.estimation.memory_budget import BYTES_BESIDE_PASSES, FIRST_PASS_BYTES, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png

@@ -25,8 +25,7 @@ from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut, estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, MemoryBudget
+from segment.estimation.memory_budget import BYTES_BESIDE_PASSES, FIRST_PASS_BYTES, KERNEL_FACTOR, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiles import Cut
 from segment.files.banks.bank_file import save_bank

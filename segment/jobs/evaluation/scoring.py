@@ -21,8 +21,7 @@ from segment.estimation.background import WORKERS, BackgroundWork, Stopwatch, ch
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import estimates_or_reasons
-from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.memory_budget import BYTES_BESIDE_PASSES, Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.guarantees.counts import ImageCounts

@@ -19,7 +19,7 @@ import torch
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.background import BackgroundWork, Stopwatch, pixel_limit, prefetch
 from segment.estimation.estimate import Estimate
-from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
+from segment.estimation.memory_budget import BYTES_BESIDE_PASSES
 from segment.files.runs.shards import begin_shards, open_shard
 from segment.images.display import Display
 from segment.images.find import Source

@@ -16,8 +16,14 @@ from segment.estimation.background import pixel_limit
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
-from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, bytes_text, memory_budget, release_freed_pages
+from segment.estimation.memory_budget import (
+    BYTES_BESIDE_PASSES,
+    KERNEL_FACTOR,
+    Memory,
+    bytes_text,
+    memory_budget,
+    release_freed_pages,
+)
 from segment.estimation.plan import EstimatePlan
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
