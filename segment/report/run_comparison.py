@@ -1,6 +1,6 @@
 """Two runs compared, number by number: the tests of every column, corrected for their number, and the result in words.
 
-Must not know a file.
+Must not know a file, nor how an accuracy is estimated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from segment.report.tables import words
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, Interval, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
-from segment.significance.paired import PairedTest, group_means, paired_test, smallest_difference
+from segment.significance.paired import (
+    FEW,
+    PairedTest,
+    group_means,
+    least_images,
+    paired_test,
+    seen_deviations,
+    smallest_difference,
+)
 from segment.significance.unpaired import UnpairedTest, unpaired_test
 from segment.uncertainty.measures import MEASURES
 
@@ -122,11 +130,11 @@ def compare_rows(
             c: limit for c, d in differences.items() if (limit := smallest_difference(d, tests=len(p))) is not None
         }
         spreads = {c: float(d.std(ddof=1)) for c, d in differences.items() if d.size > 1}
-        kept, notes = _finite(values, pair=True), paired_notes(counts, units[2], over, len(p))
+        kept, notes = _finite(values, pair=True), _paired_notes(counts, units[2], over, len(p))
         return RunComparison(names, counts, paired, {}, holm(p), least, spreads, kept, notes=notes, over=over)
     unpaired = {c: apart for c, pair_of in values.items() if (apart := unpaired_test(*pair_of)) is not None}
     adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
-    kept, notes = _finite(values, pair=False), unpaired_notes(min(units[:2]), over, pair=pair)
+    kept, notes = _finite(values, pair=False), _unpaired_notes(min(units[:2]), over, pair=pair)
     return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=notes, over=over)
 
 
@@ -266,3 +274,70 @@ def table_of(compared: RunComparison) -> tuple[tuple[str, ...], list[list[str]]]
 
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}" if value >= 1e-3 else f"{value:.0e}"
+
+
+def _paired_notes(counts: tuple[int, int, int], units: int, over: str, tests: int) -> tuple[str, ...]:
+    """What paired tests of so few can show.
+
+    counts: images of A, of B, of both. units: how many are compared, of `over`: "images" or "groups". tests: how many
+    """
+    first, second, both = counts
+    notes = []
+    if both < max(first, second):
+        notes.append(f"{_are(both, 'images')} in both runs and compared; A has {first}, B {second}.")
+    seen = seen_deviations(units, max(tests, 1))
+    if units == 1:
+        notes.append(f"One {over[:-1]} shows a difference of that {over[:-1]} and nothing more.")
+    elif seen is None:
+        least = least_images(max(tests, 1))
+        more = f"{least} {over} are the least" if least else "so many tests leave none"
+        notes.append(f"With {units} {over} and {count_of(tests, 'measure')} no difference can be significant: {more}.")
+    elif units < FEW:
+        notes.append(f"{few(units, over, 'difference', seen)}.")
+    return tuple(notes)
+
+
+def _are(count: int, over: str) -> str:
+    return f"1 {over[:-1]} is" if count == 1 else f"{count} {over} are"
+
+
+def _unpaired_notes(fewest: int, over: str, *, pair: bool) -> tuple[str, ...]:
+    """Why sets are compared as wholes, and whether the smaller of them, of `fewest` images or groups, is small."""
+    why = "The runs share no image id, so" if pair else "As asked,"
+    notes = [f"{why} the two sets of images are compared as wholes."]
+    if fewest < FEW:
+        notes.append(f"{_are(fewest, over)} few: only large differences can be seen.")
+    return tuple(notes)
+
+
+def estimate_words(name: str, e: Estimates, errors: Mapping[str, float | None] | None, checked_on: int) -> list[str]:
+    """A sentence; none where nothing could be estimated.
+
+    Args:
+        name: Of the run.
+        e: Its estimates.
+        errors: Method -> its mean error on `checked_on` labelled runs; None where there are none.
+        checked_on: How many these are.
+
+    >>> estimate_words("B", Estimates(0.8, None), {"atc": 0.0, "doc": None}, 1)
+    ['Estimated accuracy of B: ATC 0.800 of its pixels. The mean error on 1 labelled run was ATC 0.000.']
+
+    """
+    estimates = (
+        ("ATC", e.atc, "of its pixels", e.truth),
+        ("DoC", e.doc, "as the mean over its images", e.mean_truth),
+    )
+    parts = [
+        f"{method} {value:.3f} {of}" + ("" if truth is None else f" (it is {truth:.3f})")
+        for method, value, of, truth in estimates
+        if value is not None
+    ]
+    if not parts:
+        return []
+    line = f"Estimated accuracy of {name}: {', '.join(parts)}"
+    if errors is None or not checked_on:
+        unknown = "How wrong these estimates are under such a shift is not known: give labelled runs by --known."
+        return [f"{line}. {unknown}"]
+    known = ((method, errors.get(method.lower())) for method, *_ in estimates)
+    wrong = ", ".join(f"{method} {error:.3f}" for method, error in known if error is not None)
+    return [f"{line}. The mean error on {count_of(checked_on, 'labelled run')} was {wrong or 'not known'}."]

@@ -32,8 +32,7 @@ from segment.jobs.report import report
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network
-from segment.report.estimate_words import estimate_words
-from segment.report.run_comparison import compare_rows, comparison_sentences
+from segment.report.run_comparison import compare_rows, comparison_sentences, estimate_words
 from segment.report.run_files.saved_run import SavedRun
 from segment.scenes.scene import TEST, scene
 from segment.scores.functional.binning import BINS, bin_of
