@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -30,8 +30,7 @@ from segment.images.prepare import Normalised
 from segment.images.read import size_of
 from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
-from segment.jobs.evaluation.task import Change, ScoringCall
-from segment.jobs.labelled.labels import Labelled, read_labelled
+from segment.jobs.labelled.labels import Labelled, Pixels, read_labelled
 from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
@@ -45,6 +44,31 @@ EVERY = 120.0
 
 SCORING = 256
 """Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
+
+Change = Callable[[Pixels, str], Pixels]
+"""What is done to an image before the network sees it (a corruption); its id seeds it."""
+
+
+@dataclass
+class ScoringCall:
+    """A call of `Scoring.run`, whose arguments it holds.
+
+    total: of the images; number: of those that are tried; passes: made; saved: when the state was, last
+    elsewhere: whether this is another process, which reports nothing; threads: of torch there
+    spent: seconds of each image that was counted there
+    """
+
+    change: Change | None = None
+    stage: str = "evaluating"
+    save: Callable[[], None] | None = None
+    progress: Progress = silent
+    total: int = 0
+    number: int = 0
+    passes: int = 0
+    saved: float = field(default_factory=time.monotonic)
+    elsewhere: bool = False
+    threads: int = 1
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 class Scoring(Counted):
