@@ -53,14 +53,14 @@ def select(
         return
     if side is not None:
         raise WrongUse("--side is that of the windows of --regions: add --regions.")
+    from segment.jobs.decisions.select import refuse_other_than_selection, write_selection
     from segment.jobs.decisions.select import select as run_select
-    from segment.jobs.decisions.selection_files import refuse_other_file, write_selection
 
     if model is not None and not diverse:
         raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
     network = loading.load_if_named(model, device)
     path = output or run / "select.csv"
-    refuse_other_file(path)
+    refuse_other_than_selection(path)
     selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
     everything = write_selection(selection, path)
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, count_of, first_of, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
+from segment.files.replacing import refuse_other_file
 from segment.files.runs.places import place_of
 from segment.files.text_tables import csv_text
+from segment.files.writing import write_text
 from segment.images.contents.hashes import refuse_changed
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
@@ -295,3 +298,36 @@ def pooled_colours(image: NDArray[Any]) -> NDArray[np.float64]:  # H W 3 -> D
 def _cells(length: int) -> list[NDArray[np.int64]]:
     places = np.arange(length) if length >= SIDE else np.arange(SIDE) * length // SIDE
     return np.array_split(places, SIDE)
+
+
+def _beside_selection(path: Path) -> Path:
+    """The file of all images beside that of the images that were asked for."""
+    return path.with_name(f"{path.stem}_all{path.suffix}")
+
+
+def refuse_other_than_selection(path: Path) -> None:
+    """Refuse to write a selection over a file that is none, or under another suffix. Errors: WrongUse."""
+    for file in (path, _beside_selection(path)):
+        refuse_other_file(file, "selection of images", (".csv",), _is_selection)
+
+
+def write_selection(selection: Selection, path: Path) -> Path:
+    """The images that were asked for, and beside them all others in their order, as NAME_all.csv, which is returned.
+
+    Errors: WrongUse where one of the two would replace a file that is no selection.
+    """
+    refuse_other_than_selection(path)
+    everything = _beside_selection(path)
+    write_text(path, selection.csv())
+    write_text(everything, selection.csv(everything=True))
+    return everything
+
+
+def _is_selection(path: Path) -> bool:
+    """Whether the first line is that of `Selection.csv`."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            columns = next(csv.reader(stream), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+    return columns[:3] == ["rank", "id", "source"] and (len(columns) == 4 or columns[3:-1] == ["axis"])
