@@ -112,10 +112,17 @@ def evaluate(
     from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
-    from segment.report.annotator_table import ANNOTATOR_COLUMNS, annotator_rows
     from segment.report.best_methods import best_two_lines, in_short
     from segment.report.results_page import check_page, evaluation_section, images_key, put_section
-    from segment.report.tables import ARROWS, MASK_COLUMNS, UNCERTAINTY_COLUMNS, counted, screen_tables
+    from segment.report.tables import (
+        ANNOTATOR_COLUMNS,
+        ARROWS,
+        MASK_COLUMNS,
+        UNCERTAINTY_COLUMNS,
+        annotator_rows,
+        counted,
+        screen_tables,
+    )
 
     names = listed(methods)
     asked = [combination(name) for name in names if name != TUNED]
