@@ -19,8 +19,7 @@ from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
 from segment.networks.building.smp import timm_numbers, trained_head
 from segment.networks.building.uris import parse_uri
-from segment.networks.card_errors import card_error_messages
-from segment.networks.card_file import CardFile
+from segment.networks.card_file import CardFile, card_error_messages
 from segment.safe_yaml import read_yaml
 
 SHIPPED = Path(__file__).parent / "shipped"
