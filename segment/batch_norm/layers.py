@@ -19,8 +19,14 @@ from torch.nn import functional
 
 from segment.axes import Head, size_text
 from segment.batch_norm.call import batch_norm_of, is_of_another_module
-from segment.batch_norm.modules import check_traceable, is_frozen, is_lower_batch_norm, looks_like_bn, statistics_in
-from segment.batch_norm.per_image import normalising_each_image
+from segment.batch_norm.kinds import (
+    check_traceable,
+    is_frozen,
+    is_lower_batch_norm,
+    looks_like_bn,
+    normalising_each_image,
+    statistics_in,
+)
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
 from segment.tracing.call_kinds import reads_values

@@ -1,18 +1,22 @@
-"""Which modules and calls are batch normalisation, and which modules cannot be traced.
+"""Which modules and calls are batch normalisation, of which kind, and which modules cannot be traced.
 
-Must not know a pass.
+Must not know a draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from segment.errors import ModelRefused
+from segment.errors import ModelRefused, one_line
 from segment.networks.modules import named_modules, parameters_and_buffers
+from segment.tracing.trace import Call, trace
+
+log = logging.getLogger(__name__)
 
 MEANS = ("running_mean", "moving_mean")
 VARIANCES = ("running_var", "running_variance", "moving_var", "moving_variance")
@@ -64,3 +68,31 @@ def is_frozen(child: nn.Module) -> bool:
 def statistics_in(child: nn.Module) -> list[object]:
     """What a module keeps under the names of statistics."""
     return [getattr(child, name) for name in (*MEANS, *VARIANCES) if hasattr(child, name)]
+
+
+def normalising_each_image(
+    module: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,  # 1 C H W
+    calls: Sequence[Call],
+    among: Collection[int],
+) -> frozenset[int]:
+    """Numbers of the calls, `among` those traced, that have twice the channels in a pass over two images.
+
+    Empty where the network does not take two images, or makes other calls then.
+    """
+    if not among:
+        return frozenset()
+    try:
+        pair = trace(module, forward, torch.cat([image, image])).calls
+    except Exception as error:  # whatever an unknown network raises
+        log.info("The network does not take two images at once: %s", one_line(error, 200))
+        return frozenset()
+    one, two = ([(n, c) for n, c in enumerate(every) if c.function is functional.batch_norm] for every in (calls, pair))
+    if len(one) != len(two):
+        return frozenset()
+    return frozenset(
+        index
+        for (index, alone), (_, both) in zip(one, two, strict=True)
+        if index in among and alone.shape is not None and both.shape is not None and both.shape[1] == 2 * alone.shape[1]
+    )
