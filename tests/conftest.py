@@ -111,7 +111,7 @@ def batches_timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(len(images))
         return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]
 
-    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
+    monkeypatch.setattr("segment.estimation.batching._seconds", seconds)
     return sizes
 
 

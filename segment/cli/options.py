@@ -71,7 +71,7 @@ Workers = Annotated[
     int,
     typer.Option(help="Threads that decode images and write results beside the network; 0: one step after the other."),
 ]
-Together = Annotated[
+ImagesPerPass = Annotated[
     str,
     typer.Option(
         "--batch",

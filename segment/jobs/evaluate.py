@@ -13,8 +13,8 @@ from typing import Any
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.background import WORKERS, checked_workers
+from segment.estimation.batching import Batch, checked_batch
 from segment.estimation.memory_budget import Memory
-from segment.estimation.together import Batch, checked_batch
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
@@ -141,9 +141,9 @@ def evaluate_into(
     probe, networks = next((bank.probe for bank in banks), None), (network, *members)
     with Run.create(Path(folder), settings, sources, resume=resume, same=same, networks=networks, probe=probe) as run:
         sources = run.sources
-        together = decided_before(run)
-        begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
-        run.note(plan=passes_record(methods, runner) | together, versions=versions(), classes=list(scored.classes))
+        decided = decided_before(run)
+        begin = partial(_scoring, network, methods, scored, memory, plan, others, decided)
+        run.note(plan=passes_record(methods, runner) | decided, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
@@ -207,10 +207,10 @@ def _scoring(
     memory: Memory,
     plan: EvaluatePlan,
     annotators: int,
-    together: Mapping[str, Any],
+    decided: Mapping[str, Any],
     validated: Validation,
 ) -> Scoring:
-    """Nothing scored yet. together: what an earlier process decided."""
+    """Nothing scored yet. decided: what an earlier process decided."""
     read_outs = methods.read_outs(validated.temperatures)
     boards = {
         name: Scoreboard(
@@ -224,7 +224,7 @@ def _scoring(
         for name, read_out in read_outs.items()
     }
     counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
-    batch, area = together.get("images", plan.batch), together.get("images_measured_at", 0)
+    batch, area = decided.get("images", plan.batch), decided.get("images_measured_at", 0)
     return Scoring(
         network,
         read_outs,

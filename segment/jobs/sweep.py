@@ -206,8 +206,8 @@ def _condition(
             read_outs = swept.read_outs(condition, severity)
             named = {str(place): read_out for place, read_out in read_outs.items()}
             boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
-            together = decided_before(run)
-            batch, area = together.get("images", swept.plan.batch), together.get("images_measured_at", 0)
+            decided = decided_before(run)
+            batch, area = decided.get("images", swept.plan.batch), decided.get("images_measured_at", 0)
             budget = memory_for(runner, swept.memory, swept.network.device)
             scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area)
             if state.exists():

@@ -229,7 +229,7 @@ class RayRunner:
             ) from error
         reference = self._ray.put(made)
         step = max(1, min(ROW, len(units) // (ROWS * self.actors)))
-        step = -(-step // worker.units_together) * worker.units_together
+        step = -(-step // worker.units_per_call) * worker.units_per_call
         rows = [units[start : start + step] for start in range(0, len(units), step)]
         lost = [unit for row in self._missing(worker, rows, reference) for unit in row]
         if lost:  # each alone: most of them only shared a process with the one that ended it

@@ -26,11 +26,11 @@ P = TypeVar("P", bound=Part)
 class Worker(Protocol[U, P]):
     """Called with units, does them in this process, and counts what it did; or another like it does them elsewhere.
 
-    units_together: how many units one worker should get together, because it is faster with them one after the other
+    units_per_call: how many units one worker should get at a time, because it is faster with them one after the other
     """
 
     @property
-    def units_together(self) -> int: ...
+    def units_per_call(self) -> int: ...
     def __call__(self, units: Sequence[U], /) -> None: ...
     def factory(self, units: Sequence[U], /) -> Callable[[], Worker[U, P]]:
         """What makes a worker for these units in another process, as a value that can be pickled.

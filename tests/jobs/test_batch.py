@@ -23,11 +23,11 @@ import segment
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import ModelRefused, OutOfMemory, WrongUse
+from segment.estimation.batching import Batch, BatchedEstimator
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import MemoryBudget
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
 from segment.images.specs import InputSpec
 from segment.jobs.evaluate import EvaluatePlan, evaluate_into
@@ -75,9 +75,9 @@ def network_of(module: type[Small]) -> tuple[Network, Bank]:
     return network, random_bank(bn_network_of(network))
 
 
-def together(network: Network, method: Method, batch: int, plan: EstimatePlan | None = None) -> Together:
+def batched(network: Network, method: Method, batch: int, plan: EstimatePlan | None = None) -> BatchedEstimator:
     read_out = ReadOut(method=method, measures=("variance",))
-    return Together(Estimator(network, {"": read_out}, plan), batch)
+    return BatchedEstimator(Estimator(network, {"": read_out}, plan), batch)
 
 
 def maps_of(run: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -103,7 +103,7 @@ def test_images_go_together_by_the_same_memory_as_an_image_goes_whole(megabytes:
     card = Card(name="bands", network="py:given:module", classes=("a", "b", "c", "d"), input=bands)
     network = load_network(nn.Sequential(nn.Conv2d(12, 4, 3, padding=1), nn.BatchNorm2d(4)), card=card)
     method = mcbn(bn_network_of(network), random_bank(bn_network_of(network)), PassPlan(), network.card.input)
-    many = together(network, method, 1, EstimatePlan(budget=MemoryBudget(megabytes * 2**20)))
+    many = batched(network, method, 1, EstimatePlan(budget=MemoryBudget(megabytes * 2**20)))
     for side in range(64, 1024, 64):
         try:
             whole = many.estimator.side_for(side, side) is None
@@ -162,7 +162,7 @@ def test_no_tile_batch_worker_or_order_changes_the_results(folder: Path, tmp_pat
 def test_an_image_in_a_batch_does_not_depend_on_its_neighbours() -> None:
     network, bank = network_of(Small)
     images = torch.randn(7, 3, 32, 40, generator=torch.Generator().manual_seed(0))
-    calls = together(network, mcbn(bn_network_of(network), bank), 4)
+    calls = batched(network, mcbn(bn_network_of(network), bank), 4)
     groups = [images[:4], images[4:7], images[2:3], images[[6, 0, 5, 3]]]
     made: dict[int, Tensor] = {}
     for indices, group in zip(([0, 1, 2, 3], [4, 5, 6], [2], [6, 0, 5, 3]), groups, strict=True):
@@ -193,21 +193,21 @@ def test_images_go_alone_where_they_cannot_go_together() -> None:
     network, bank = network_of(Small)
     drawn = bn_network_of(network)
     method = mcbn(drawn, bank)
-    assert together(network, method, 4).most(32, 40) == 4
-    assert together(network, method, 4, EstimatePlan(stop=StopPlan())).most(32, 40) == 1
-    assert together(network, method, 4, EstimatePlan(tile=160)).most(32, 40) == 4
-    assert together(network, method, 4, EstimatePlan(tile=160)).most(168, 40) == 1
-    assert together(network, Dropout(method, 2), 4).most(32, 40) == 1
+    assert batched(network, method, 4).most(32, 40) == 4
+    assert batched(network, method, 4, EstimatePlan(stop=StopPlan())).most(32, 40) == 1
+    assert batched(network, method, 4, EstimatePlan(tile=160)).most(32, 40) == 4
+    assert batched(network, method, 4, EstimatePlan(tile=160)).most(168, 40) == 1
+    assert batched(network, Dropout(method, 2), 4).most(32, 40) == 1
     mixing, its_bank = network_of(Mixing)
-    assert together(mixing, mcbn(bn_network_of(mixing), its_bank), 4).most(32, 40) == 1
+    assert batched(mixing, mcbn(bn_network_of(mixing), its_bank), 4).most(32, 40) == 1
 
 
 def test_a_batch_norm_of_the_batch_at_hand_mixes_images_and_under_a_bank_it_does_not(tmp_path: Path) -> None:
     network, bank = network_of(Untracked)
-    assert together(network, mcbn(bn_network_of(network), bank), 4).most(32, 40) == 4
+    assert batched(network, mcbn(bn_network_of(network), bank), 4).most(32, 40) == 4
     plain = Plain(network.module, network, PassPlan())
     for method in (plain, Dropout(plain, 2), Ensemble((plain, plain))):
-        assert together(network, method, 4).most(32, 40) == 1
+        assert batched(network, method, 4).most(32, 40) == 1
     images = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 5).view(4, 1, 1, 1)
     samples = [(image, network.module(image[None]).argmax(dim=1)[0]) for image in images]
     plan = EvaluatePlan(methods=MethodPlan(methods=("deterministic",)), batch=4)
@@ -244,7 +244,7 @@ def test_fewer_images_go_together_where_memory_is_short() -> None:
     network, bank = network_of(Small)
     method = mcbn(bn_network_of(network), bank)
     fitting = [
-        together(network, method, 8, EstimatePlan(budget=MemoryBudget(free))).most(256, 256)
+        batched(network, method, 8, EstimatePlan(budget=MemoryBudget(free))).most(256, 256)
         for free in (10 * 2**30, 2**28, 2**27 + 2**26)
     ]
     assert fitting[0] == 8
@@ -304,7 +304,7 @@ def test_half_of_a_group_is_made_again_where_a_fast_path_of_the_other_half_diffe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network, bank = network_of(Small)
-    calls = together(network, mcbn(bn_network_of(network), bank), 4)
+    calls = batched(network, mcbn(bn_network_of(network), bank), 4)
     calls._most[32, 40] = 2  # as after memory ran out
     images = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0))
     whole, made = calls.estimator.whole, list[int]()
@@ -413,7 +413,7 @@ def test_an_evaluation_that_goes_on_keeps_what_auto_measured(
 
     with pytest.raises(Stop):
         evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=stop)
-    monkeypatch.setattr("segment.estimation.together._seconds", None)  # not measured again
+    monkeypatch.setattr("segment.estimation.batching._seconds", None)  # not measured again
     made = evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True)
     record = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
     assert (record["images"], record["images_measured_at"]) == (2, 32 * 40)

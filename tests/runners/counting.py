@@ -40,7 +40,7 @@ class Counting:
     """Counts units by their names."""
 
     def __init__(self, folder: Path, group: int = 1) -> None:
-        self.folder, self.units_together = folder, group
+        self.folder, self.units_per_call = folder, group
         self.counts, self.failed = Counts(), dict[str, str]()
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -70,7 +70,7 @@ class Counting:
             time.sleep(0.05)
 
     def factory(self, units: Sequence[Unit]) -> Callable[[], Counting]:
-        return partial(Counting, self.folder, self.units_together)
+        return partial(Counting, self.folder, self.units_per_call)
 
     def take_part(self) -> Counts:
         part, self.counts = self.counts, Counts()

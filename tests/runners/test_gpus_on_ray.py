@@ -30,7 +30,7 @@ class Seen:
 class Looking:
     """Notes what its process sees."""
 
-    units_together = 1
+    units_per_call = 1
 
     def __init__(self) -> None:
         self.seen = Seen()

@@ -70,7 +70,7 @@ class Heaps:
 class Heaping:
     """Makes much of each unit."""
 
-    units_together = 1
+    units_per_call = 1
 
     def __init__(self) -> None:
         self.heaps, self.digests = Heaps(), dict[int, str]()

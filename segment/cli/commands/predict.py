@@ -95,7 +95,7 @@ def predict(
     tile_mode: Annotated[
         str, typer.Option(help="exact, or blended: tiles overlap less and are mixed there; the difference is measured.")
     ] = "exact",
-    batch: Together = "1",
+    batch: ImagesPerPass = "1",
     workers: Workers = 4,
     triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,

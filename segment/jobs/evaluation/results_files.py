@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from segment.estimation.together import DECIDED
+from segment.estimation.batching import DECIDED
 from segment.files.reading import read_json
 from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs.places import RECORD
@@ -139,13 +139,13 @@ def as_begun(plan: MethodPlan, folder: Path) -> MethodPlan:
 
 
 def decided_before(run: Run) -> dict[str, int]:
-    """How many images go in a pass, where an earlier process of the run has decided it; see `Together.decided`."""
+    """How many images go in a pass, as an earlier process of the run decided; see `BatchedEstimator.decided`."""
     return {key: value for key, value in run.record.get("plan", {}).items() if key in DECIDED}
 
 
 def note_decided(run: Run, scoring: Scoring) -> None:
     """Keep in run.json how many images go in a pass, for a process that goes on."""
-    if not (decided := scoring.together.decided).items() <= run.record["plan"].items():
+    if not (decided := scoring.batched.decided).items() <= run.record["plan"].items():
         run.note(plan=run.record["plan"] | decided)
 
 

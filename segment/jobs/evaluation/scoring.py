@@ -18,12 +18,12 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.background import WORKERS, BackgroundWork, Stopwatch, checked_workers, pixel_limit
+from segment.estimation.batching import Batch, BatchedEstimator
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import estimates_or_reasons
 from segment.estimation.memory_budget import BYTES_BESIDE_PASSES, Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import Batch, Together
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
@@ -96,7 +96,7 @@ class Scoring(Counted):
         self.network, self.annotators = network, annotators
         budget = memory_budget(memory, network.device)
         self.estimator = Estimator(network, read_outs, EstimatePlan(budget=budget, beside=SCORING))
-        self.together = Together(self.estimator, batch, batch_area)
+        self.batched = BatchedEstimator(self.estimator, batch, batch_area)
         self.read_outs = dict(read_outs)
         self.workers = checked_workers(workers)
         self.task = ScoringCall()
@@ -111,8 +111,8 @@ class Scoring(Counted):
         return sum(longest.values())
 
     @property
-    def units_together(self) -> int:
-        return 1 if self.together.images == "auto" else self.together.images
+    def units_per_call(self) -> int:
+        return 1 if self.batched.images == "auto" else self.batched.images
 
     def run(
         self,
@@ -151,7 +151,7 @@ class Scoring(Counted):
                 closing(images),
                 BackgroundWork[None](workers=min(1, self.workers), waiting_pixels=waiting_pixels) as scoring,
             ):
-                for group in self.together.groups(images):  # not enumerated, which would hold one too long
+                for group in self.batched.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
                     estimated = self._estimated(group, task.change)
                     spent.end("network")
@@ -192,8 +192,8 @@ class Scoring(Counted):
     def factory(self, pending: Sequence[Source]) -> Callable[[], Scoring]:
         """What scores images in another process, nothing counted there yet; how many go together is decided here."""
         for source in pending:
-            if self.together.images == "auto" and (size := size_of(source)):
-                self.together.most(*size)
+            if self.batched.images == "auto" and (size := size_of(source)):
+                self.batched.most(*size)
         scoring = partial(
             Scoring,
             self.network,
@@ -203,8 +203,8 @@ class Scoring(Counted):
             counts={name: ImageCounts(counts.plan) for name, counts in self.counts.items()},
             workers=self.workers,
             annotators=self.annotators,
-            batch=self.together.images,
-            batch_area=self.together.area,
+            batch=self.batched.images,
+            batch_area=self.batched.area,
         )
         paths = [path for source in pending for path in (source.path, source.label) if path is not None]
         task = ScoringCall(self.task.change, self.task.stage, elsewhere=True)
@@ -246,7 +246,7 @@ class Scoring(Counted):
         return estimates_or_reasons(items, partial(self._estimates, change=change))
 
     def _estimates(self, items: Sequence[Labelled], change: Change | None) -> list[dict[str, Estimate[Tensor]]]:
-        made = self.together([self._input(item, change) for item in items], [item.source.id for item in items])
+        made = self.batched([self._input(item, change) for item in items], [item.source.id for item in items])
         return [{name: each.each(Tensor.cpu) for name, each in estimates.items()} for estimates in made]
 
     def _input(self, item: Labelled, change: Change | None) -> Tensor | Normalised:  # 1 C H W

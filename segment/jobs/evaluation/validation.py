@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from segment.errors import WrongUse
+from segment.estimation.batching import Batch
 from segment.estimation.memory_budget import Memory
-from segment.estimation.together import Batch
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.computation import PROBES
 from segment.files.runs.run import Run

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from segment.axes import Plane
+from segment.estimation.batching import BatchedEstimator
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import IMAGE_ERRORS, estimates_or_reasons, reason_of
-from segment.estimation.together import Together
 from segment.files.runs.manifest import LABEL, Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
@@ -89,7 +89,7 @@ class ImagePredictor:
 
     run: RunPlaces
     network: Network
-    together: Together
+    batched: BatchedEstimator
     style: PictureStyle
     maps: Sequence[str]
     formats: Sequence[str]
@@ -102,7 +102,7 @@ class ImagePredictor:
 
     @property
     def estimator(self) -> Estimator:
-        return self.together.estimator
+        return self.batched.estimator
 
     def picture(self, source: Source) -> Picture:
         """The image as people see it. Errors: ImageUnreadable."""
@@ -138,7 +138,7 @@ class ImagePredictor:
         normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
         partly = any(image.valid is not None and one.in_memory for image, one in zip(images, normalised, strict=True))
         with self._probabilities(wanted=partly):
-            made = self.together(normalised, [image.source.id for image in images])
+            made = self.batched(normalised, [image.source.id for image in images])
         return [estimates[""].arrays(self.network.classes) for estimates in made]
 
     @contextmanager

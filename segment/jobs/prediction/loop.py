@@ -76,7 +76,7 @@ class PredictLoop:
         self.spent = Stopwatch("waiting_for_images", "network", "waiting_for_files")
 
     @property
-    def units_together(self) -> int:
+    def units_per_call(self) -> int:
         return 1 if self.execution.batch == "auto" else self.execution.batch
 
     def __call__(self, pending: Sequence[Source]) -> None:
@@ -102,7 +102,7 @@ class PredictLoop:
                 closing(images),
                 BackgroundWork(predictor.add, workers=workers, waiting_pixels=waiting_pixels) as writing,
             ):
-                for group in predictor.together.groups(images):  # not enumerated, which would hold one too long
+                for group in predictor.batched.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
                     estimates = predictor.estimate(group)
                     seconds = spent.end("network") / len(group)
@@ -168,7 +168,7 @@ class PredictLoop:
         """What makes a loop for these images in another process, under one plan."""
         for source in pending:
             if self.execution.batch == "auto" and source.id in self.sizes:
-                self.predictor.together.most(*self.sizes[source.id])
+                self.predictor.batched.most(*self.sizes[source.id])
                 self.keep_plan()
         run, display = self.predictor.run, self.predictor.display
         begin_shards(run.folder)
@@ -244,8 +244,8 @@ class PredictLoop:
             tile=estimator.plan.tile,
             fold=read_out.method.fold,
             engine=getattr(read_out.method, "engine", "torch"),
-            batch=self.predictor.together.images,
-            batch_area=self.predictor.together.area,
+            batch=self.predictor.batched.images,
+            batch_area=self.predictor.batched.area,
             budget_recorded=self.execution.budget_recorded or estimator.planned,
         )
         if kept.record() != self.execution.record():

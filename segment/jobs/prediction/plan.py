@@ -16,11 +16,11 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.recording import Precision
 from segment.errors import WrongUse, integer, near
 from segment.estimation.background import WORKERS, checked_workers
+from segment.estimation.batching import Batch, checked_batch
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.estimation.plan import Draws, resolve_draws
 from segment.estimation.precision import known_precision, resolve_precision
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode, Tiling
-from segment.estimation.together import Batch, checked_batch
 from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned

@@ -12,10 +12,10 @@ import torch
 
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.identity import network_of_bank
+from segment.estimation.batching import BatchedEstimator
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import Together
 from segment.files.lazy_arrays import FileArray
 from segment.files.runs.places import RunPlaces
 from segment.jobs.prediction.images import ImagePredictor
@@ -79,7 +79,7 @@ class PredictRecipe:
         return ImagePredictor(
             run,
             network,
-            Together(estimator, execution.batch, execution.batch_area),
+            BatchedEstimator(estimator, execution.batch, execution.batch_area),
             self.style,
             plan.maps,
             plan.formats,

@@ -83,7 +83,7 @@ class WindowLoop:
     loop: what makes other images in the same process. failed: why groups have failed, by image and number
     """
 
-    units_together = 1
+    units_per_call = 1
 
     def __init__(self, loop: PredictLoop) -> None:
         self.loop = loop

@@ -62,7 +62,7 @@ class Recorder:
     draws: RecordedDraws = field(default_factory=RecordedDraws)
     kept: float = field(default_factory=time.monotonic)
 
-    units_together = 1
+    units_per_call = 1
 
     @property
     def first_draws(self) -> list[Statistics]:

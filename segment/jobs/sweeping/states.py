@@ -15,9 +15,9 @@ from pydantic import ConfigDict
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.estimation.batching import Batch, checked_batch
 from segment.estimation.estimate import ReadOut
 from segment.estimation.memory_budget import Memory
-from segment.estimation.together import Batch, checked_batch
 from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.find import Source

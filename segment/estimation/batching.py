@@ -39,7 +39,7 @@ GAIN = 0.9
 MEASURED_DRAWS = 2
 
 DECIDED = ("images", "images_measured_at")
-"""Keys of `Together.decided`."""
+"""Keys of `BatchedEstimator.decided`."""
 
 S = TypeVar("S", bound=Sized)
 
@@ -51,7 +51,7 @@ def checked_batch(batch: Batch) -> Batch:
     return batch
 
 
-class Together:
+class BatchedEstimator:
     """Estimates of images of one size, made together where that is possible.
 
     images: in a pass; with "auto" decided at the first image whose size fits, and before that "auto"
