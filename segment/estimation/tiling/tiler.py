@@ -72,7 +72,7 @@ class TilingCost:
     blended: float | None
 
     @property
-    def dear(self) -> bool:
+    def expensive(self) -> bool:
         """Whether a person wants to know before it starts: not of a few seconds."""
         return self.work > WARN_ABOVE_WORK and self.seconds > WARN_ABOVE_SECONDS
 
@@ -266,13 +266,13 @@ def total_cost(
     size, side = max(tiled, key=lambda each: math.prod(each[0]))
     pixels = sum(math.prod(each) for each, _ in tiled)
     done = sum(tiler.cut(side, mode).work(*each) * math.prod(each) for each, side in tiled)
-    dear = done > WARN_ABOVE_WORK * pixels
+    expensive = done > WARN_ABOVE_WORK * pixels
     return TilingCost(
         images=len(tiled),
         size=size,
         cut=tiler.cut(side, mode),
         work=done / pixels,
         seconds=pixel_seconds * done,
-        enough=tiler.enough(*size, needs, mode) + held if dear and needs is not None else None,
+        enough=tiler.enough(*size, needs, mode) + held if expensive and needs is not None else None,
         blended=tiler.cut(side, "blended").work(*size) if mode == "exact" else None,
     )

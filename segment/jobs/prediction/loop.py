@@ -147,7 +147,7 @@ class PredictLoop:
                 "thresholds were chosen on whole images. Give more --memory, or leave --tile or --triage out."
             )
         if cost is not None:  # and now what would be refused after hours
-            log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
+            log.log(logging.WARNING if cost.expensive else logging.INFO, "%s", cost.sentence())
             self.predictor.run.note(tiling=cost.record())
         self._number = len(self.predictor.run.sources) - len(pending)
         self.show(0)
