@@ -25,7 +25,7 @@ from benchmarks.triage_tables import triage, triage_sequences
 from segment.errors import count_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_text
-from segment.report.comparison import best_entry
+from segment.report.method_comparison import best_entry
 from segment.report.tables import COLUMNS, counted, gained, table
 
 ROOT = Path(__file__).parent.parent

@@ -49,7 +49,7 @@ from segment.jobs.sweeping.tables import sweep_csv
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.fused.onednn import computes_bfloat16
-from segment.report.comparison import MethodBoards, differences, scores
+from segment.report.method_comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, OVER, Condition, Row, Sweep
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner

@@ -11,7 +11,7 @@ from typing import Any
 from segment.files.writing import write_bytes
 from segment.pictures.plots import BLACK, Line, line_of, plot
 from segment.report.best_lines import MOST, NAMED, best_lines
-from segment.report.comparison import best_entry
+from segment.report.method_comparison import best_entry
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
 from segment.report.tables import words

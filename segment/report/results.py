@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import count_of
-from segment.report.comparison import Comparison, Gain
+from segment.report.method_comparison import Comparison, Gain
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 CLEAN = "clean"

@@ -14,7 +14,7 @@ from segment.files.writing import write_text
 from segment.images.find import Source
 from segment.ranking.quality import finding
 from segment.report.best_methods import BEST_TWO, best_two, in_short
-from segment.report.comparison import COMMON
+from segment.report.method_comparison import COMMON
 from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Sweep
 from segment.report.sweep_words import shown_names, sweep_sentences
 from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, number_column, table

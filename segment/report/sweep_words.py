@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from segment.errors import count_of
-from segment.report.comparison import corrected
+from segment.report.method_comparison import corrected
 from segment.report.results import CLEAN, DETERMINISTIC, OVER, Row
 from segment.report.tables import few, gained, words
 from segment.scores.board import Entry

@@ -48,9 +48,9 @@ from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.report.best_methods import in_short
-from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.html.charts import reliability
 from segment.report.html.details import Sums
+from segment.report.method_comparison import MethodBoards, compare, gains, scores
 from segment.report.results_page import check_page, images_key, put_section
 from segment.scenes.scene import TEST, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan

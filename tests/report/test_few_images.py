@@ -11,7 +11,7 @@ from scipy import stats
 from segment.errors import WrongUse
 from segment.jobs.labelled.leakage import few_hold
 from segment.report.best_methods import in_short
-from segment.report.comparison import MethodBoards, compare, gains
+from segment.report.method_comparison import MethodBoards, compare, gains
 from segment.report.tables import verdict
 from segment.scores.board import Score
 from segment.scores.functional.confusion import mean_iou

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from segment.cli import screen
 from segment.report.best_methods import BEST_TWO, best_two, best_two_lines, in_short
-from segment.report.comparison import Comparison, Gain
 from segment.report.html.charts import risk_coverage
 from segment.report.html.details import Sums
 from segment.report.html.words import finding
+from segment.report.method_comparison import Comparison, Gain
 from segment.report.tables import (
     COLUMNS,
     MASK_COLUMNS,

@@ -26,7 +26,7 @@ from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan
 from segment.jobs.evaluation.image_ranking import rank_images
 from segment.jobs.evaluation.scoring import Scoring
 from segment.ranking.columns import ranks_none
-from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.method_comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
 from segment.runners.runner import Runner
 from segment.stores.requests import is_there

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.report.best_lines import KEPT, MOST, NAMED, best_lines
-from segment.report.comparison import lower_is_better
 from segment.report.html.details import Sums, upper_edges
+from segment.report.method_comparison import lower_is_better
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, OVER, Row
 from segment.report.tables import decimals

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from segment.errors import SegmentError
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Triage, percent
-from segment.report.comparison import best_entry
+from segment.report.method_comparison import best_entry
 from segment.report.tables import entry_decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
