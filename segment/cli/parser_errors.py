@@ -17,7 +17,7 @@ def parser_error_message(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""
     message = " ".join(error.format_message().split()).rstrip(".")
-    message = _NOT_VALID.sub(lambda found: f"it is {_KINDS.get(found[1], found[1])}", message)
+    message = _NOT_VALID.sub(lambda match: f"it is {_KINDS.get(match[1], match[1])}", message)
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None:
         return f"{message}."

@@ -139,11 +139,11 @@ def observe_views(
     pair = torch.cat([views[0], views[0]]).to(network.device)
     most = 1 if mixing_call(network.module, network.module, pair) else TOGETHER
     moments, targets = Moments(len(bank)), list[Target]()
-    for together in _of_one_size(views, most):
-        found, sampled = observe(passes, bank.weights, torch.cat(together), head, pixels, generator)
-        for number, target in enumerate(found, start=len(targets)):
+    for group in _of_one_size(views, most):
+        new, sampled = observe(passes, bank.weights, torch.cat(group), head, pixels, generator)
+        for number, target in enumerate(new, start=len(targets)):
             _refuse_not_finite(target, names[number] if names else f"image {number}")
-        targets.extend(found)
+        targets.extend(new)
         moments.add(sampled, bank.weights)
         progress(len(targets))
     return Observed(targets, moments, time.perf_counter() - start)
@@ -241,5 +241,5 @@ def observe(
         moments.update(p, weight)
         places = taken.expand(-1, p.shape[1], -1).to(p.device)
         kept.append(p.flatten(2).gather(2, places).transpose(1, 2).flatten().cpu())  # N * P * K
-    found = views, moments.mean, moments.variance
-    return [Target(*(of[number : number + 1] for of in found)) for number in range(len(views))], torch.stack(kept)
+    parts = views, moments.mean, moments.variance
+    return [Target(*(of[number : number + 1] for of in parts)) for number in range(len(views))], torch.stack(kept)

@@ -104,10 +104,10 @@ def sentence(measured: dict[str, Any]) -> str:
     Median variance ratio to the trained statistics 0.50, not good (outside 0.8 to 1.25)
     """
     ratio = measured["variance_ratio"]
-    found = "good (within" if LEAST <= ratio <= MOST else "not good (outside"
+    verdict = "good (within" if LEAST <= ratio <= MOST else "not good (outside"
     worst = ", ".join(f"{name} ({measured['layers'][name]['variance_ratio']:.2f})" for name in measured["worst"])
     return (
-        f"Median variance ratio to the trained statistics {ratio:.2f}, {found} {LEAST} to {MOST}); 90 % of channels "
+        f"Median variance ratio to the trained statistics {ratio:.2f}, {verdict} {LEAST} to {MOST}); 90 % of channels "
         f"{measured['low']:.2f} to {measured['high']:.2f}. Means off by {measured['mean_shift']:.2f} standard "
         f"deviations; worst layers: {worst}"
     )

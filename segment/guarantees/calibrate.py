@@ -221,8 +221,8 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
     scores, place = np.unique(sets.score_bins(penalty), return_inverse=True)
     missed = np.zeros((count, scores.size))
     for group, n in zip(groups, known, strict=True):
-        found = np.bincount(place.ravel(), weights=of_image[n].ravel(), minlength=scores.size)
-        missed[group] += 1 - found.cumsum() / found.sum()
+        mass = np.bincount(place.ravel(), weights=of_image[n].ravel(), minlength=scores.size)
+        missed[group] += 1 - mass.cumsum() / mass.sum()
     missed = (missed / np.bincount(groups)[:, None])[:, ::-1].clip(min=0)  # from the largest sets to the smallest
     level = control.level_in_expectation(missed, miss)
     assert level is not None, "the largest set misses nothing"

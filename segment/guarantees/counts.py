@@ -128,8 +128,8 @@ class ImageCounts:
         counts._sparse = {i: {} for i in ids}
         for name in counts._names():
             ends = state[f"{name}/lengths"].cumsum()[:-1]
-            places, found = (np.split(state[f"{name}/{part}"], ends) for part in ("places", "counts"))
-            for i, sparse in zip(ids, zip(places, found, strict=True), strict=bool(ids)):
+            places, numbers = (np.split(state[f"{name}/{part}"], ends) for part in ("places", "counts"))
+            for i, sparse in zip(ids, zip(places, numbers, strict=True), strict=bool(ids)):
                 counts._sparse[i][name] = sparse
         return counts
 

@@ -37,8 +37,8 @@ def sequence_of(identity: str) -> str:
     >>> sequence_of("val/0001TP_006690"), sequence_of("Seq05VD_f02370"), sequence_of("portrait")
     ('val/0001TP', 'Seq05VD', 'portrait')
     """
-    found = _NUMBERED.match(identity)
-    return found.group(1) if found else identity
+    match = _NUMBERED.match(identity)
+    return match.group(1) if match else identity
 
 
 def frames(ids: Sequence[str]) -> tuple[str, ...]:
@@ -49,8 +49,8 @@ def frames(ids: Sequence[str]) -> tuple[str, ...]:
     """
     numbers: dict[str, list[int]] = {}
     for identity in ids:
-        if found := _NUMBERED.match(identity):
-            numbers.setdefault(found.group(1), []).append(int(found.group(2)))
+        if match := _NUMBERED.match(identity):
+            numbers.setdefault(match.group(1), []).append(int(match.group(2)))
     names = []
     for name, of_name in numbers.items():
         if len(of_name) >= FRAMES:

@@ -113,11 +113,11 @@ def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHI
 
 
 def _sources(rows: Sequence[ListLine], root: Path, listing: Listing) -> tuple[Source, ...]:
-    found = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
-    ids = unique(source.id for source in found)
+    sources = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
+    ids = unique(source.id for source in sources)
     return tuple(
         source if id == source.id else replace(source, id=id, wanted=source.id)
-        for id, source in zip(ids, found, strict=True)
+        for id, source in zip(ids, sources, strict=True)
     )
 
 

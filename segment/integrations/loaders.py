@@ -97,7 +97,7 @@ def _restorer(generator: RandomGenerator) -> Callable[[], object]:
 
 def _generators_of(loaders: Iterable[Any]) -> list[RandomGenerator]:
     """The generators that loaders, their samplers, datasets and transforms hold, each once."""
-    found: list[RandomGenerator] = []
+    generators: list[RandomGenerator] = []
     level, seen = list(loaders), set[int]()
     for _ in range(DEEPEST):
         below: list[Any] = []
@@ -107,11 +107,11 @@ def _generators_of(loaders: Iterable[Any]) -> list[RandomGenerator]:
             seen.add(id(part))
             if isinstance(part, RandomGenerator):
                 if not isinstance(part, random.SystemRandom):  # has no state
-                    found.append(part)
+                    generators.append(part)
             else:
                 below += _parts_of(part)
         level = below
-    return found
+    return generators
 
 
 def _parts_of(part: Any) -> Iterable[Any]:

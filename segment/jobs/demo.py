@@ -131,7 +131,7 @@ def _demonstration(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, 
         "Better, worse: the 95 % interval of the difference over scenes leaves out 0.",
     ]
     for verdict in ("better", "worse"):
-        if named := [words for words, *_, found in rows if found == verdict]:
+        if named := [words for words, *_, outcome in rows if outcome == verdict]:
             findings.append(f"Here MCBN is {verdict} at: {'; '.join(named)}.")
     write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
     title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"

@@ -203,17 +203,17 @@ def _with_labels_of_list(images: Sequence[Source]) -> tuple[Source, ...]:
 
 def _listed(images: Sequence[Source | str | Path], listing: Listing | None) -> tuple[Source, ...]:
     """Images that a caller names one by one. Errors: WrongUse for arrays, and where there is none."""
-    found: list[Source] = []
+    sources: list[Source] = []
     for image in images:
         if isinstance(image, Source):
-            found.append(image)
+            sources.append(image)
         elif isinstance(image, str | Path):
-            found += images_outside_runs(image, listing)
+            sources += images_outside_runs(image, listing)
         else:
             raise WrongUse(
                 f"A run is made of image files, and this list holds a {type(image).__name__}: give paths, or call MCBN "
                 "with arrays and tensors."
             )
-    if not found:
+    if not sources:
         raise WrongUse("There are no images: the list is empty.")
-    return tuple(found)
+    return tuple(sources)

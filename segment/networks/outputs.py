@@ -26,9 +26,9 @@ def logits_in(output: Any, name: str) -> Tensor | None:
     Of a tuple or a list it is the first; a warning says so where others may be the prediction just as well.
     """
     if isinstance(output, Mapping):
-        found = next((output[key] for key in MAP_KEYS if key in output), None)
+        candidate = next((output[key] for key in MAP_KEYS if key in output), None)
     elif isinstance(output, (tuple, list)):
-        found = output[0] if output else None  # smp with aux_params: mask, then label
+        candidate = output[0] if output else None  # smp with aux_params: mask, then label
         channels = [item.shape[1] for item in output if isinstance(item, Tensor) and item.ndim == 4]
         if len(channels) > 1 and len(set(channels)) == 1:
             warn_once(
@@ -41,10 +41,10 @@ def logits_in(output: Any, name: str) -> Tensor | None:
                 channels[0],
             )
     elif isinstance(output, Tensor):
-        found = output
+        candidate = output
     else:
-        found = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
-    return found if isinstance(found, Tensor) else None
+        candidate = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
+    return candidate if isinstance(candidate, Tensor) else None
 
 
 def logits_of(output: Any, name: str) -> Tensor:  # N K H W

@@ -56,9 +56,9 @@ class SameSettings:
 
 
 def _settings(module: nn.Module) -> list[Any]:
-    found: list[Any] = []
+    settings: list[Any] = []
     for name, part in named_modules(module):
-        found += (name, part)
+        settings += (name, part)
         for key, value in vars(part).items():
             if key in ELSEWHERE or value is None or value is False:
                 continue

@@ -164,11 +164,11 @@ PAIRS = (("mcbn", "deterministic"), ("mcbn", "mean_statistics"), ("mcbn+temperat
 def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
     """Every plain score, and every ranking score by the common measure and by each method's best."""
     all_methods = _AllMethods(methods)
-    found = [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
+    comparisons = [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
     # which method is best is chosen by these very images, so that every pair might have been compared
     pairs = {
         f"{each.score}|{method}|{other}": all_methods.p_value(each.score, method, other)
-        for each in found
+        for each in comparisons
         for method, other in combinations(each.entries, 2)
     }
     adjusted = holm({name: p for name, p in pairs.items() if p is not None})
@@ -180,7 +180,7 @@ def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
                 for other, entry in each.differences.items()
             },
         )
-        for each in found
+        for each in comparisons
     ]
 
 
@@ -215,12 +215,12 @@ def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
 def differences(methods: Mapping[str, MethodBoards], rival: str) -> dict[str, dict[str, Entry]]:
     """Each other method minus the rival in every plain score, with the 95 % interval, paired over images."""
     all_methods = _AllMethods(methods)
-    found: dict[str, dict[str, Entry]] = {}
+    by_method: dict[str, dict[str, Entry]] = {}
     for method in methods:
         if method != rival:
             entries = {title: all_methods.difference(title, method, rival) for title in PLAIN}
-            found[method] = {title: entry for title, entry in entries.items() if entry is not None}
-    return found
+            by_method[method] = {title: entry for title, entry in entries.items() if entry is not None}
+    return by_method
 
 
 def _titles() -> list[str]:

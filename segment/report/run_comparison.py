@@ -70,8 +70,8 @@ class RunComparison:
     @property
     def significant(self) -> list[str]:
         """The columns that differ, the smallest p first."""
-        found = [column for column, p in self.adjusted.items() if verdict(p) == SIGNIFICANT]
-        return sorted(found, key=lambda column: self.adjusted[column])
+        columns = [column for column, p in self.adjusted.items() if verdict(p) == SIGNIFICANT]
+        return sorted(columns, key=lambda column: self.adjusted[column])
 
     def as_dict(self) -> dict[str, Any]:
         columns: dict[str, Any] = {}

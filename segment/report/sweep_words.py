@@ -78,11 +78,11 @@ def sweep_sentences(rows: Sequence[Row]) -> list[str]:
     _, names = shown_names(rows)
     lines = []
     for shift in dict.fromkeys(map(condition_name, rows)):
-        found: dict[tuple[str, str], list[str]] = {}
+        settings_of: dict[tuple[str, str], list[str]] = {}
         for row in sorted((row for row in rows if condition_name(row) == shift), key=lambda row: row.nll):
             for score, entry in adjusted.get(f"{shift}|{row.name}", {}).items():
-                found.setdefault((gained(score, entry), score), []).append(names[row.name])
-        lines.append(f"{shift}: {_outcome(found)}.")
+                settings_of.setdefault((gained(score, entry), score), []).append(names[row.name])
+        lines.append(f"{shift}: {_outcome(settings_of)}.")
     if tests and images < FEW:
         lines.append(f"{few(images, 'images', 'difference', seen_by_t_test(images, tests))}.")
     return lines
@@ -93,13 +93,13 @@ def _differences(row: Row) -> dict[str, Entry]:
     return {score: over[score] for score in TESTED if score in over}
 
 
-def _outcome(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
+def _outcome(settings_of: Mapping[tuple[str, str], Sequence[str]]) -> str:
     """What differs, by (outcome, score) -> settings, the best NLL first; scores of the same settings together."""
     parts: list[str] = []
     for way in ("better", "worse"):
         scores: dict[tuple[str, ...], list[str]] = {}
         for score in TESTED:
-            if settings := found.get((f"significantly {way}", score)):
+            if settings := settings_of.get((f"significantly {way}", score)):
                 scores.setdefault(tuple(settings), []).append(words(score))
         for settings, named in scores.items():
             more = f" and {len(settings) - NAMED} more" if len(settings) > NAMED else ""

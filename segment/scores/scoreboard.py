@@ -101,8 +101,8 @@ class Scoreboard:
 
     def rarest_class(self) -> tuple[int, str] | None:
         """How many images hold the rarest class in their label, and it in words; None without images."""
-        found = ((*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class()))
-        (images, k, label), lack = min(found, default=(0, 0, 0)), ""
+        candidates = ((*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class()))
+        (images, k, label), lack = min(candidates, default=(0, 0, 0)), ""
         if self.plan.head == "multilabel":  # class 0 of a label is the lack of it
             k, lack = label, "no " * (not k)
         return (images, f"{lack}{self.plan.classes[k]!r}") if images else None

@@ -80,11 +80,11 @@ def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path
 
     from segment.jobs.decisions.regions import select_regions, write_regions
 
-    found = select_regions(run, top, measure=by.removeprefix("mean.") if by else None, side=side)
-    path = write_regions(found, output or run / "regions", run)
+    regions = select_regions(run, top, measure=by.removeprefix("mean.") if by else None, side=side)
+    path = write_regions(regions, output or run / "regions", run)
     if json:
-        screen.as_json({"regions": [asdict(region) for region in found], "file": str(path)})
+        screen.as_json({"regions": [asdict(region) for region in regions], "file": str(path)})
         return
-    rows = [[r.id, f"{r.left}, {r.top}", f"{r.width} x {r.height}", f"{r.value:.5g}"] for r in found]
+    rows = [[r.id, f"{r.left}, {r.top}", f"{r.width} x {r.height}", f"{r.value:.5g}"] for r in regions]
     screen.table(f"The {len(rows)} windows to label first", ["image", "x, y", "size", "mean"], rows)
     screen.print_text(f"Their boxes and crops: {path.parent}")

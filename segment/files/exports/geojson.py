@@ -36,12 +36,12 @@ def write_polygons(path: Path, image: ExportedImage) -> None:
         separator = "\n"
         for regions, segments in zip(image.regions, image.segments, strict=True):
             numbers = np.asarray(regions.numbers[0 : image.shape[0]])
-            found: dict[int, list[Any]] = defaultdict(list)
+            polygons: dict[int, list[Any]] = defaultdict(list)
             for shape, value in features.shapes(numbers, mask=numbers >= 0, connectivity=4, transform=transform):
-                found[int(value)].append(shape["coordinates"])
+                polygons[int(value)].append(shape["coordinates"])
             for index, segment in enumerate(segments):
                 feature = {"type": "Feature", "id": segment.number, "properties": _properties(segment)}
-                feature["geometry"] = {"type": "Polygon", "coordinates": found[index][0]}
+                feature["geometry"] = {"type": "Polygon", "coordinates": polygons[index][0]}
                 stream.write((separator + json.dumps(feature, ensure_ascii=False)).encode())
                 separator = ",\n"
         stream.write(b"\n]}\n")

@@ -77,14 +77,14 @@ class ExportedImage:
     @cached_property
     def segments(self) -> tuple[tuple[Segment, ...], ...]:
         """The segments of each of `regions`, numbered through."""
-        found: list[tuple[Segment, ...]] = []
+        done: list[tuple[Segment, ...]] = []
         for label, regions in enumerate(self.regions):
             confidence = self.confidence(label)
             accuracy = None if confidence is None else statistics_of(regions, confidence).mean
             measures = {name: statistics_of(regions, values) for name, values in self.maps.items()}
-            first = 1 + sum(len(part) for part in found)
-            found.append(tuple(self._segment(first, i, regions, accuracy, measures) for i in range(len(regions))))
-        return tuple(found)
+            first = 1 + sum(len(part) for part in done)
+            done.append(tuple(self._segment(first, i, regions, accuracy, measures) for i in range(len(regions))))
+        return tuple(done)
 
     def _segment(
         self,

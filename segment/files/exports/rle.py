@@ -67,10 +67,10 @@ def brush(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) 
 
 def _packed(length: int, value: int) -> list[str]:
     """A run as flag, size of its length, length - 1, and value; a very long one in several."""
-    found = []
+    codes = []
     while length > 0:
         part = min(length, 1 << BITS[-1])
         size = next(index for index, bits in enumerate(BITS) if part <= 1 << bits)
-        found.append(f"1{size:02b}{part - 1:0{BITS[size]}b}{value:08b}")
+        codes.append(f"1{size:02b}{part - 1:0{BITS[size]}b}{value:08b}")
         length -= part
-    return found
+    return codes

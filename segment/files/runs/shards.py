@@ -56,8 +56,8 @@ def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:
     for shard in shards:  # what a writer says last is what it means
         of_writers.setdefault(_writer_of(shard), {}).update(read_manifest(shard))
     newest: dict[str, dict[str, Any]] = {}
-    for found in of_writers.values():
-        for id, line in found.items():
+    for of_writer in of_writers.values():
+        for id, line in of_writer.items():
             if id not in newest or line["status"] == "done":
                 newest[id] = line
     if lines is not None:

@@ -26,16 +26,16 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """
     if is_url(path):
         return ()
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     waiting = [path]
     while waiting:
         file = waiting.pop()
         beside = [other for other in may_belong(file) if is_file(other)]
         for other in [*beside, *(_sources(file) if file == path or suffix_of(file) == ".vrt" else ())]:
-            if other != path and other not in found:
-                found[other] = None
+            if other != path and other not in files:
+                files[other] = None
                 waiting.append(other)
-    return tuple(sorted(found))
+    return tuple(sorted(files))
 
 
 def may_belong(path: Path) -> list[Path]:

@@ -191,10 +191,10 @@ def _frames_of(path: Path, header: Any) -> tuple[str, list[_Frame]]:
         value = _value(header, frame, group, name)
         if value is None:
             return np.array(missing)
-        found = np.array(value, float).reshape(len(missing))
-        if not np.isfinite(found).all():
+        floats = np.array(value, float).reshape(len(missing))
+        if not np.isfinite(floats).all():
             raise ValueError(f"{name} is {value}")
-        return found
+        return floats
 
     def frame_of(frame: int) -> _Frame:
         position = numbers(frame, "PlanePositionSequence", "ImagePositionPatient", [np.nan] * 3)

@@ -97,9 +97,9 @@ def drawn(
 def _read(path: Path, _state: FileState) -> Mapping[str, Annotation]:
     try:
         if path.suffix.lower() == ".xml":
-            found = _cvat(ElementTree.parse(path).getroot())
+            annotations = _cvat(ElementTree.parse(path).getroot())
         else:
-            found = _of_json(json.loads(path.read_text(encoding="utf-8-sig")))
+            annotations = _of_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except ImageUnreadable:
         raise
     except _BROKEN as error:
@@ -107,9 +107,9 @@ def _read(path: Path, _state: FileState) -> Mapping[str, Annotation]:
             f"{str(path)!r} does not read as annotations of COCO, LabelMe, Label Studio or CVAT: "
             f"{type(error).__name__}: {one_line(error, 160)}."
         ) from None
-    by_name = {annotation.name: annotation for annotation in found}
-    if len(by_name) < len(found):
-        (twice, count), *_ = Counter(annotation.name for annotation in found).most_common(1)
+    by_name = {annotation.name: annotation for annotation in annotations}
+    if len(by_name) < len(annotations):
+        (twice, count), *_ = Counter(annotation.name for annotation in annotations).most_common(1)
         raise ImageUnreadable(f"{str(path)!r} annotates {twice!r} {count} times; an image has one annotation.")
     return by_name
 
@@ -228,7 +228,7 @@ def _path_in(text: str) -> str:
 
 
 def _cvat(root: ElementTree.Element) -> list[Annotation]:
-    found = []
+    annotations = []
     for image in root.iter("image"):
         size = (int(image.attrib["height"]), int(image.attrib["width"]))
         if other := {part.tag for part in image} - {*_CVAT_SHAPES, "tag"}:
@@ -240,10 +240,10 @@ def _cvat(root: ElementTree.Element) -> list[Annotation]:
             (part for part in image if part.tag != "tag"), key=lambda part: int(part.attrib.get("z_order", 0))
         )
         shapes = tuple(_CVAT_SHAPES[part.tag](part.attrib) for part in drawn_shapes)
-        found.append(Annotation(image.attrib["name"], size, shapes))
-    if not found:
+        annotations.append(Annotation(image.attrib["name"], size, shapes))
+    if not annotations:
         raise ValueError("it has no image of CVAT's format for images")
-    return found
+    return annotations
 
 
 def _cvat_polygon(attributes: Mapping[str, str]) -> Shape:

@@ -75,21 +75,21 @@ def matching(names: Sequence[str], sources: Sequence[Source]) -> Mapping[str, st
         for name in known
         if len(name.parts[-1]) > _UPLOAD and name.parts[-1][_UPLOAD - 1] == "-"
     ]
-    found: dict[str, str] = {}
+    text_of: dict[str, str] = {}
     for candidates in (known, uploads):
-        taken, by_last = set(found.values()), defaultdict[str, list[_Name]](list)
+        taken, by_last = set(text_of.values()), defaultdict[str, list[_Name]](list)
         for name in candidates:
             if name.text not in taken:
                 by_last[name.parts[-1]].append(name)
         for whole in (True, False):
-            owned = {(found[image.id], image.folder) for image in images if image.id in found}
+            owned = {(text_of[image.id], image.folder) for image in images if image.id in text_of}
             for image in images:
                 last = {form[-1] for form in image.forms}
                 near = [name for end in last for name in by_last[end] if (name.text, image.folder) not in owned]
-                best = None if image.id in found else _best(image, near, above)
+                best = None if image.id in text_of else _best(image, near, above)
                 if best is not None and (not whole or best.suffix == image.suffix):
-                    found[image.id] = best.text
-    return found
+                    text_of[image.id] = best.text
+    return text_of
 
 
 def original_id(source: Source) -> tuple[str, str]:
@@ -115,14 +115,14 @@ def by_name(sources: Sequence[Source]) -> Mapping[tuple[str, str], list[Source]]
     return groups
 
 
-def refuse_shared(found: Mapping[str, str], sources: Sequence[Source], labels: str) -> None:
-    """Errors: WrongUse where two images would have the same labels. found: id -> what belongs to it.
+def refuse_shared(names: Mapping[str, str], sources: Sequence[Source], labels: str) -> None:
+    """Errors: WrongUse where two images would have the same labels. names: id -> what belongs to it.
 
     A list may hold an image twice.
     """
     of_id = {source.id: source for source in sources}
     first: dict[str, Source] = {}
-    for id, name in found.items():
+    for id, name in names.items():
         source = of_id[id]
         other = first.setdefault(name, source)
         if (other.path, other.part, other.axis) != (source.path, source.part, source.axis):

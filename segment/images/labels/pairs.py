@@ -88,8 +88,8 @@ def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
     for path, rows in of_file.items():
         with suppress(ImageUnreadable):  # reported where it is read
             if len(rows) > 1 and len(annotations_in(path)) > 1:  # the file of one row is opened where it is read
-                found = {source.id: source.label_part for source in _annotated(rows, path)}
-                parts |= {id: id if part is None else str(part) for id, part in found.items()}
+                part_of = {source.id: source.label_part for source in _annotated(rows, path)}
+                parts |= {id: id if part is None else str(part) for id, part in part_of.items()}
     return tuple(replace(source, label_part=parts[source.id]) if source.id in parts else source for source in sources)
 
 
@@ -126,11 +126,11 @@ def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | 
 
     One mask file of one image is that of every image. Errors: WrongUse where an image has none, or several.
     """
-    found = _maps_in(masks, listing)
-    if len(found) == 1 and found[0].path == Path(masks):
-        return tuple(replace(source, mask=found[0].path, mask_part=None) for source in sources)
-    chosen = {id: mask for id, mask in _of_alike(sources, found, "", str(masks)).items() if mask is not None}
-    chosen |= _of_longer_names([source for source in sources if source.id not in chosen], found, str(masks))
+    maps = _maps_in(masks, listing)
+    if len(maps) == 1 and maps[0].path == Path(masks):
+        return tuple(replace(source, mask=maps[0].path, mask_part=None) for source in sources)
+    chosen = {id: mask for id, mask in _of_alike(sources, maps, "", str(masks)).items() if mask is not None}
+    chosen |= _of_longer_names([source for source in sources if source.id not in chosen], maps, str(masks))
     if missing := [source.id for source in sources if source.id not in chosen]:
         raise WrongUse(
             f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: "
@@ -139,15 +139,15 @@ def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | 
     return tuple(replace(source, mask=chosen[source.id].path, mask_part=chosen[source.id].part) for source in sources)
 
 
-def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> Mapping[str, Source]:
+def partners(ids: Sequence[str], candidates: Sequence[Source], suffix: str = "") -> Mapping[str, Source]:
     """The file of each id, where there is one; with a suffix, that of the name before it.
 
-    >>> found = [Source("21_manual1", Path("21_manual1.gif")), Source("21_manual2", Path("21_manual2.gif"))]
-    >>> partners(["21_training"], found, "_manual1")["21_training"].id
+    >>> maps = [Source("21_manual1", Path("21_manual1.gif")), Source("21_manual2", Path("21_manual2.gif"))]
+    >>> partners(["21_training"], maps, "_manual1")["21_training"].id
     '21_manual1'
     """
     of: dict[str, Source] = {}
-    for source in found:
+    for source in candidates:
         name, part = split(source)
         if suffix:
             if not name.endswith(suffix) or name == suffix:
@@ -165,12 +165,12 @@ def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> M
 
 
 def _of_same_names(
-    sources: Sequence[Source], found: Sequence[Source], suffix: str, labels: str
+    sources: Sequence[Source], candidates: Sequence[Source], suffix: str, labels: str
 ) -> Mapping[str, Source]:
     """The label map of each image's name. Errors: WrongUse where an image has several, or two have the same."""
-    alike = _of_alike(sources, found, suffix, labels)
-    maps = partners([source.id for source in sources if source.id not in alike], found, suffix)
-    of_name = by_name(found)
+    alike = _of_alike(sources, candidates, suffix, labels)
+    maps = partners([source.id for source in sources if source.id not in alike], candidates, suffix)
+    of_name = by_name(candidates)
     for id, label in maps.items():
         name, part = original_id(label)
         refuse_several(id, of_name[folded(name), part], labels)
@@ -180,7 +180,7 @@ def _of_same_names(
 
 
 def _of_alike(
-    sources: Sequence[Source], found: Sequence[Source], suffix: str, labels: str
+    sources: Sequence[Source], candidates: Sequence[Source], suffix: str, labels: str
 ) -> Mapping[str, Source | None]:
     """What belongs to images of one name but for its suffix, as x.jpg and x.png: the files of just their names.
 
@@ -191,7 +191,7 @@ def _of_alike(
         for name, alike in by_name(sources).items()
         if len({source.id for source in alike}) == len(alike) and len({source.path for source in alike}) > 1
     ]
-    of_name = by_name(found) if groups else {}
+    of_name = by_name(candidates) if groups else {}
     matched: dict[str, Source | None] = {}
     for (name, part), alike in groups:
         files = of_name.get((folded(f"{name}{suffix}"), part), [])
@@ -242,22 +242,22 @@ def _of_labelme(sources: Sequence[Source], files: Mapping[str, Path], root: str)
 
 def _annotated(sources: Sequence[Source], path: Path) -> tuple[Source, ...]:
     """The sources, each with its part of a file of annotations; one that this does not name has no label."""
-    found = matching(list(annotations_in(path)), sources)
-    refuse_shared(found, sources, str(path))
+    name_of = matching(list(annotations_in(path)), sources)
+    refuse_shared(name_of, sources, str(path))
     return tuple(
-        replace(source, label=path if source.id in found else None, label_part=found.get(source.id))
+        replace(source, label=path if source.id in name_of else None, label_part=name_of.get(source.id))
         for source in sources
     )
 
 
 def _maps_in(root: str | Path, listing: Listing | None) -> tuple[Source, ...]:
     """The label maps or masks of a SRC. An .npz with an array called so is one of them, whatever else it holds."""
-    found = find_images(root, listing or Listing())
-    single = {one.path for one in found if one.part in LABEL_KEYS}
-    first = {one.path: one for one in reversed(found) if one.path in single}
+    sources = find_images(root, listing or Listing())
+    single = {one.path for one in sources if one.part in LABEL_KEYS}
+    first = {one.path: one for one in reversed(sources) if one.path in single}
     return tuple(
         replace(one, id=split(one)[0], part=None) if one.path in single else one
-        for one in found
+        for one in sources
         if one.path not in single or one is first[one.path]
     )
 

@@ -79,9 +79,9 @@ def _check_palette(path: Path, plane: NDArray[np.int64], scheme: LabelScheme) ->
         return
     used = np.flatnonzero(np.bincount(plane.ravel())).tolist()
     known, ids = scheme.of_palette(), scheme.ids(np.array(used)).tolist()
-    found = [(index, id, known.get(colours[index])) for index, id in zip(used, ids, strict=True) if id != scheme.void]
-    other = [(index, id, by_colour) for index, id, by_colour in found if id != by_colour]
-    if other and all(by_colour is not None for *_, by_colour in found):
+    entries = [(index, id, known.get(colours[index])) for index, id in zip(used, ids, strict=True) if id != scheme.void]
+    other = [(index, id, by_colour) for index, id, by_colour in entries if id != by_colour]
+    if other and all(by_colour is not None for *_, by_colour in entries):
         _warned.add(path.parent)
         index, id, by_colour = other[0]
         log.warning(

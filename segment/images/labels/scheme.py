@@ -79,14 +79,14 @@ class LabelScheme:
                 "one colour a class, or save it as a grey or palette PNG whose values are the class indices."
             )
         codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
-        found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
-        table = np.array([known.get((code >> 16, code >> 8 & 255, code & 255), -1) for code in found.tolist()])
+        distinct, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        table = np.array([known.get((code >> 16, code >> 8 & 255, code & 255), -1) for code in distinct.tolist()])
         if unknown := [
-            (count, code) for count, code, id in zip(counts.tolist(), found.tolist(), table, strict=True) if id < 0
+            (count, code) for count, code, id in zip(counts.tolist(), distinct.tolist(), table, strict=True) if id < 0
         ]:
             shown = ", ".join(f"#{code:06x} ({count} pixels)" for count, code in sorted(unknown, reverse=True)[:_SHOWN])
             more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            advice, code = self._first_advice(found.tolist()), f"#{sorted(unknown)[-1][1]:06x}"
+            advice, code = self._first_advice(distinct.tolist()), f"#{sorted(unknown)[-1][1]:06x}"
             raise ImageUnreadable(
                 f"{name!r} holds colours that the palette does not: {shown}{more}. {advice} `palette:`, or say in the "
                 f"card what they stand for: `labels: {{'{code}': ID}}`."
@@ -139,8 +139,8 @@ class LabelScheme:
         >>> LabelScheme().of_names({"class 0": 1, "class 1": 2, "road": 3}, "coco.json")
         {'class 0': 0, 'class 1': 1, 'road': 3}
         """
-        found = {shape: self._id_of(shape, category) for shape, category in shapes.items()}
-        ids = {shape: id for shape, id in found.items() if id is not None}
+        id_of_shape = {shape: self._id_of(shape, category) for shape, category in shapes.items()}
+        ids = {shape: id for shape, id in id_of_shape.items() if id is not None}
         if unknown := Counter(shape for shape in shapes if shape not in ids):
             first = next(iter(unknown))
             shown = ", ".join(map(repr, list(unknown)[:_SHOWN]))

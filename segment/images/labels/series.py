@@ -28,12 +28,12 @@ AXIS = 2
 """That the slices of a DICOM series lie along."""
 
 
-def volumes_of_series(sources: Sequence[Source], found: Sequence[Source], suffix: str = "") -> Mapping[str, Path]:
+def volumes_of_series(sources: Sequence[Source], slices: Sequence[Source], suffix: str = "") -> Mapping[str, Path]:
     """The volume of labels of each DICOM slice: that which is called as the folder of its series, and `suffix`.
 
-    found: slices of the volumes, of ids "folder/0003"
+    slices: slices of the volumes, of ids "folder/0003"
     """
-    volumes = {one.id.rpartition("/")[0]: one.path for one in found if one.part is not None and _is_volume(one.path)}
+    volumes = {one.id.rpartition("/")[0]: one.path for one in slices if one.part is not None and _is_volume(one.path)}
     matched: dict[str, Path] = {}
     for series in _grouped(sources, lambda source: _place(source).volume or None) if volumes else ():
         folder = os.path.commonpath([source.id.rpartition("/")[0] for source in series]) or series[0].path.parent.name
@@ -66,8 +66,8 @@ def with_slices(sources: Sequence[Source]) -> tuple[Source, ...]:
             continue
         if volume.count == 1:  # a file of its own for each slice
             continue
-        found = _slices_in_place([_place(source) for source in series], volume)
-        if all(number is None for number in found):
+        in_place = _slices_in_place([_place(source) for source in series], volume)
+        if all(number is None for number in in_place):
             log.warning(
                 "No slice of the label volume %r lies in the place of one of the %d DICOM slices in %r, which have no "
                 "label map. Resample the volume to the grid of the series.",
@@ -75,7 +75,7 @@ def with_slices(sources: Sequence[Source]) -> tuple[Source, ...]:
                 len(series),
                 str(series[0].path.parent),
             )
-        numbers |= {source.id: number for source, number in zip(series, found, strict=True)}
+        numbers |= {source.id: number for source, number in zip(series, in_place, strict=True)}
     return tuple(
         replace(
             source, label=None if numbers[source.id] is None else source.label, label_part=numbers[source.id], axis=AXIS

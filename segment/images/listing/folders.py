@@ -45,8 +45,8 @@ def image_files(folder: Path) -> list[Path]:
         elif bare:
             left_out[str(where)] = len(bare)
     if others and images:  # where there are none, an error names what is there
-        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        warn_once(log, NOT_READ, url_of(folder), found)
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        warn_once(log, NOT_READ, url_of(folder), counts)
     if left_out:
         warn_once(log, LEFT_OUT, sum(left_out.values()), first_of(map(repr, left_out)))
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())

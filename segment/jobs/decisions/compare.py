@@ -217,11 +217,11 @@ def _names(a: RunTable, b: RunTable) -> tuple[str, str]:
 
 def _estimated(a: RunTable, labelled: Ints, b: RunTable) -> Estimates:
     """B's accuracy by A's confidences, and the truth where B is labelled too."""
-    found = b.confidences()
+    confidences = b.confidences()
     truth = None
-    if b.labelled and found is not None and found.sum():
-        truth = float(found[:, 0].sum() / found.sum())
-    by_threshold = None if found is None else atc(labelled, found.sum(axis=1))
+    if b.labelled and confidences is not None and confidences.sum():
+        truth = float(confidences[:, 0].sum() / confidences.sum())
+    by_threshold = None if confidences is None else atc(labelled, confidences.sum(axis=1))
     return Estimates(by_threshold, _by_difference(a, b), truth, _mean(b, "accuracy") if b.labelled else None)
 
 

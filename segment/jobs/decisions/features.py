@@ -59,9 +59,9 @@ def source_of(id: str, path: str | Path, listing: Listing) -> Source:
     listing: of the run, for slices are numbered along its axis
     Errors: WrongUse where the file is not there; ImageUnreadable where it has no such image.
     """
-    found = find_images(Path(path), listing)
+    images = find_images(Path(path), listing)
     last = id.rpartition("/")[2]
-    same = [source for source in found if len(found) == 1 or source.id.rpartition("/")[2] == last]
+    same = [source for source in images if len(images) == 1 or source.id.rpartition("/")[2] == last]
     if not same:
-        raise ImageUnreadable(f"{str(path)!r} has {len(found)} images, and none of them is {last!r}.")
+        raise ImageUnreadable(f"{str(path)!r} has {len(images)} images, and none of them is {last!r}.")
     return same[0]

@@ -89,15 +89,15 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
     if table.labelled:
         raise WrongUse("--regions needs maps, which an evaluation does not keep: give the folder of `segment predict`.")
     name = measure or table.run.heat
-    found = []
+    regions = []
     for image in table.rows:
         values = _map(table.run.place / image / "maps.npz", name)
         boxes = best_windows(values, side, OF_AN_IMAGE)
         source = table.run.sources.get(image, "")
-        found += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
-    if equal := ranks_none(f"the mean {name}", [region.value for region in found]):
+        regions += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
+    if equal := ranks_none(f"the mean {name}", [region.value for region in regions]):
         raise WrongUse(f"{equal.replace('image', 'window')}. Take another map by --by, or predict with more draws.")
-    return tuple(sorted(found, key=lambda region: (-region.value, region.id, region.top, region.left))[:top])
+    return tuple(sorted(regions, key=lambda region: (-region.value, region.id, region.top, region.left))[:top])
 
 
 def best_windows(values: NDArray[np.float32], side: int, count: int) -> list[tuple[int, int, int, int, float]]:  # H W

@@ -142,7 +142,7 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     >>> numbers_of({"id": "a", "variance": {"mean": 0.1, "p95": 0.2}, "seconds": 3})
     {'mean.variance': 0.1, 'p95.variance': 0.2}
     """
-    found = {
+    of_measures = {
         f"{kind}.{measure}": float(value)
         for measure in MEASURES
         if isinstance(line.get(measure), Mapping)
@@ -151,7 +151,7 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     }
     expected = line.get("expected")
     numbers = expected.items() if isinstance(expected, Mapping) else ()
-    return found | {name: float(value) for name, value in numbers if isinstance(value, int | float)}
+    return of_measures | {name: float(value) for name, value in numbers if isinstance(value, int | float)}
 
 
 def _evaluated(run: SavedRun, method: str | None) -> RunTable:

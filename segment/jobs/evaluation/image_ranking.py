@@ -111,8 +111,8 @@ def _best(
 def _single(target: str, columns: Mapping[str, Any], held_out: Sequence[Row]) -> tuple[str, float, int] | None:
     """The column with the largest rank correlation on validation images, that and their number; None for very few."""
     lack = 1 - values(held_out, target)
-    found = {name: spearman(uncertainty_of(held_out, name), lack) for name in columns} if held_out else {}
-    known = {name: (rho, count) for name, (rho, count) in found.items() if not np.isnan(rho) and count >= LEAST}
+    correlations = {name: spearman(uncertainty_of(held_out, name), lack) for name in columns} if held_out else {}
+    known = {name: (rho, count) for name, (rho, count) in correlations.items() if not np.isnan(rho) and count >= LEAST}
     if not known:
         return None
     name = max(known, key=lambda column: known[column][0])

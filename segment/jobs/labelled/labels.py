@@ -216,11 +216,11 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
 
 def annotated(source: Source) -> list[tuple[Path, int | str | None]]:
     """The label maps of further annotators. Errors: ImageUnreadable where one has none of this image."""
-    found = [label for label in source.annotators if label is not None]
-    if len(found) < len(source.annotators):
+    labels = [label for label in source.annotators if label is not None]
+    if len(labels) < len(source.annotators):
         number = source.annotators.index(None) + 2
         raise ImageUnreadable(f"Annotator {number} has no label map of it; leave the image out, or that annotator.")
-    return found
+    return labels
 
 
 def scheme_of(network: Network, void: int | None = None) -> LabelScheme:

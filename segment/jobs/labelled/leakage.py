@@ -210,7 +210,7 @@ def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
                 f"{how} {what}, of {every}: the scores {names} are of so few, and no difference in them can be called "
                 f"significant; {LEAST} are the least."
             )
-    rarest = min((found for board in boards.values() if (found := board.rarest_class())), default=None)
+    rarest = min((each for board in boards.values() if (each := board.rarest_class())), default=None)
     if rarest is not None and rarest[0] < min(LEAST, every):
         lines.append(
             f"The rarest class, {rarest[1]}, is in the labels of {count_of(rarest[0], 'image')}, of {every}: "

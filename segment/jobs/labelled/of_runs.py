@@ -52,15 +52,15 @@ def labels_of_run(
 
     def label_of(id: str) -> Ints | None:
         own = run.source_of(run.entries[id])
-        found = by_part.get(_part(own))
-        if found is None or found.label is None:
+        source = by_part.get(_part(own))
+        if source is None or source.label is None:
             return None
         height, width = run[id].prediction.shape[-2:]
-        ids = read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme, image=own)
+        ids = read_label_ids(source.label, source.label_part, source.axis, (height, width), scheme, image=own)
         if ids.shape != (height, width):
             raise ImageUnreadable(f"The label map is {size_text(ids.shape)}, the mask {height}x{width}.")
         scored = ~np.isin(ids, unseen)
-        inside = region_mask(found, (height, width))
+        inside = region_mask(source, (height, width))
         return np.where(scored if inside is None else scored & inside, ids, OUTSIDE)
 
     return label_of, void, left_out
@@ -89,13 +89,13 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> tuple[dict[Par
             )
             continue
         try:
-            found = _by_part(_listed(evaluation))
+            listed = _by_part(_listed(evaluation))
             scored = {_part(evaluation.source_of(evaluation.entries[id])): kept for id, kept in _scored(evaluation)}
         except SegmentError as error:
             sentences.append(f"The labels of {evaluation.folder.name!r} are left out: {error_message(error)}")
             continue
-        labels |= found
-        others = {part for part, kept in scored.items() if part not in found or contents_of(found[part]) != kept}
+        labels |= listed
+        others = {part for part, kept in scored.items() if part not in listed or contents_of(listed[part]) != kept}
         if others:
             sentences.append(
                 f"The scores in {evaluation.folder.name!r} are of other files than lie there now: {len(others)} of its "
@@ -114,13 +114,13 @@ def _listed(evaluation: SavedRun) -> Sequence[Source]:
         return None if settings.get(key) is None else place_of(evaluation.record, settings[key])
 
     suffix = settings.get("label_suffix", "")
-    found: Sequence[Source] = labelled(str(place("images")), place("labels"), suffix, listing)
+    sources: Sequence[Source] = labelled(str(place("images")), place("labels"), suffix, listing)
     annotators = [place_of(evaluation.record, root) for root in settings.get("annotators", ())]
     suffixes = settings.get("annotator_suffixes") or [suffix]
     suffixes = suffixes * len(annotators) if len(suffixes) == 1 else suffixes
-    found = with_annotators(found, annotators, suffixes, listing)
+    sources = with_annotators(sources, annotators, suffixes, listing)
     masks = place("masks")
-    return found if masks is None else with_masks(found, masks, listing)
+    return sources if masks is None else with_masks(sources, masks, listing)
 
 
 def _scored(evaluation: SavedRun) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -146,28 +146,28 @@ def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
         with suppress(SegmentError):  # `label_of` says of each image that is gone
             images.append(run.source_of(entry))
     by_id = with_labels(images, labels)
-    lacking = [image for image, found in zip(images, by_id, strict=True) if found.label is None]
+    lacking = [image for image, same in zip(images, by_id, strict=True) if same.label is None]
     by_name = with_labels([replace(image, id=image.path.stem) for image in lacking], labels) if lacking else ()
     named = dict(zip((image.id for image in lacking), by_name, strict=True))
     alike = Counter(image.path.stem for image in images)
     taken = {(image.label, image.label_part) for image in by_id}
-    found, unclear = [], list[str]()
+    chosen, unclear = [], list[str]()
     for image, first in zip(images, by_id, strict=True):
         second, alone = named.get(image.id, first), alike[image.path.stem] == 1
         if second is not first and not alone and (second.label, second.label_part) not in taken:
             unclear.append(image.id)
-        found.append(second if alone else first)
+        chosen.append(second if alone else first)
     if unclear:
         raise WrongUse(
             f"A label map in {str(labels)!r} fits several images by its name: {first_of(map(repr, unclear), 4)}. Name "
             "label maps as the run's images are, with their folders."
         )
-    if all(image.label is None for image in found):
+    if all(image.label is None for image in chosen):
         raise WrongUse(
             f"None of the label maps in {str(labels)!r} is called like an image of the run, as "
             f"{next(iter(run), 'none')!r} is."
         )
-    return found
+    return chosen
 
 
 def _scheme(run: SavedRun, evaluations: Sequence[SavedRun], void: int | None) -> LabelScheme:

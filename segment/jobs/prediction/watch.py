@@ -85,7 +85,7 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
 
 def _signatures(folder: Path) -> dict[Path, Signature]:
     """Signatures of the files below a folder that are named as images and are not empty, ordered by name."""
-    found: dict[Path, Signature] = {}
+    signatures: dict[Path, Signature] = {}
     names: dict[Path, set[str]] = {}  # of each folder, so that few of the files that may belong are asked for
     for path in paths_outside_runs(image_files(folder), folder):
         try:
@@ -95,12 +95,12 @@ def _signatures(folder: Path) -> dict[Path, Signature]:
         except FileNotFoundError:  # renamed or taken away in this moment
             continue
         except OSError:  # it fails by its name
-            found[path] = ((path.name, 0, 0),)
+            signatures[path] = ((path.name, 0, 0),)
             continue
         if status.st_size or not S_ISREG(status.st_mode):  # a pipe, too, fails by its name
             beside = (other for other in may_belong(path) if other.name in names[path.parent])
-            found[path] = (_state(path.name, status), *_states(beside))
-    return found
+            signatures[path] = (_state(path.name, status), *_states(beside))
+    return signatures
 
 
 def _states(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:

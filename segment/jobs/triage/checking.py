@@ -51,13 +51,13 @@ def refuse_other_evaluation(
         if measure not in measures[method]:
             raise WrongUse(f"The triage needs the measure {measure!r}: add it to --measures.")
     bank = triage.source["bank"]
-    found: dict[str, Any] = {"network": network, "bank": bank if bank in banks else (banks[0] if banks else None)}
+    run: dict[str, Any] = {"network": network, "bank": bank if bank in banks else (banks[0] if banks else None)}
     if method == TUNED and tuned is not None:
-        found |= {"bank": tuned["bank"], "tuned": dict(tuned)}
-    found |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
-    found |= settings_of_method(method, settings)
-    found["calibration"] = triage.source.get("calibration")  # compared by `check_triage`: it is fitted by then
-    refuse_other_source(triage, found)
+        run |= {"bank": tuned["bank"], "tuned": dict(tuned)}
+    run |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
+    run |= settings_of_method(method, settings)
+    run["calibration"] = triage.source.get("calibration")  # compared by `check_triage`: it is fitted by then
+    refuse_other_source(triage, run)
 
 
 def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] | None = None) -> dict[str, Any]:

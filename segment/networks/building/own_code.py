@@ -33,8 +33,8 @@ _beside: dict[str, Mapping[Path, str]] = {}
 
 def own_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The file in one of these folders that an import of `name` reads; None where that is a package, or elsewhere."""
-    found = None if "." in name else _found(name, folders)
-    return None if found is None or found.name == "__init__.py" else found
+    file = None if "." in name else _found(name, folders)
+    return None if file is None or file.name == "__init__.py" else file
 
 
 def loaded(file: Path) -> ModuleType:
@@ -78,8 +78,8 @@ def _others(folders: Sequence[Path]) -> set[str]:
     edited = {
         _top(name) for name, file in sources.items() if _read.get(sys.modules[name]) not in (None, _hash_of(file))
     }
-    found = {name: _found(name, folders) for name in sources}
-    return {name for name, file in found.items() if file is not None and (file != sources[name] or name in edited)}
+    files = {name: _found(name, folders) for name in sources}
+    return {name for name, file in files.items() if file is not None and (file != sources[name] or name in edited)}
 
 
 def _imported(folders: Sequence[Path]) -> dict[str, Path]:

@@ -80,8 +80,8 @@ def in_short(entry: Mapping[str, Any]) -> str:
     >>> in_short({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
     "no, after Holm's correction"
     """
-    found = verdict(entry)
-    return "yes" if found == SIGNIFICANT else found.replace("not significant after", "no, after").replace(*NO)
+    outcome = verdict(entry)
+    return "yes" if outcome == SIGNIFICANT else outcome.replace("not significant after", "no, after").replace(*NO)
 
 
 def table_of_file(content: Mapping[str, Any], title: str) -> Table:

@@ -267,28 +267,28 @@ def _again(
         image = read(source)
         if image.shape[0] * image.shape[1] > LARGEST:
             return None
-        found: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         if (folder / "maps.npz").is_file():
             with opened_maps(folder / "maps.npz") as archive:
-                found = {name: archive[name] for name in archive.files}
+                arrays = {name: archive[name] for name in archive.files}
         measures = columns_of(style, maps)
         for name in measures:
-            if name not in found and (folder / "raw" / f"{name}.png").is_file():
-                found[name] = read_map_png(folder / "raw" / f"{name}.png")[0]
-        return _row(image, _mask_of(found, folder, style, maps), found, truth(source), style, measures, size)
+            if name not in arrays and (folder / "raw" / f"{name}.png").is_file():
+                arrays[name] = read_map_png(folder / "raw" / f"{name}.png")[0]
+        return _row(image, _mask_of(arrays, folder, style, maps), arrays, truth(source), style, measures, size)
     except (SegmentError, OSError, ValueError):
         return None
 
 
-def _mask_of(found: Mapping[str, Any], folder: Path, style: PictureStyle, maps: Sequence[str]) -> Plane | None:
+def _mask_of(arrays: Mapping[str, Any], folder: Path, style: PictureStyle, maps: Sequence[str]) -> Plane | None:
     if "prediction" not in maps:
         return None
     if style.head == "multilabel":
-        labels = found.get(PREDICTION)
+        labels = arrays.get(PREDICTION)
         if labels is None:
             labels = np.stack([read_label(path) for path in sorted(folder.glob("prediction_*_*.png"), key=_index)])
-        return likeliest_label(labels == 1, found.get(PROBABILITY))
-    return np.asarray(found[PREDICTION]) if PREDICTION in found else read_label(folder / "prediction.png")
+        return likeliest_label(labels == 1, arrays.get(PROBABILITY))
+    return np.asarray(arrays[PREDICTION]) if PREDICTION in arrays else read_label(folder / "prediction.png")
 
 
 def _index(path: Path) -> int:
