@@ -236,7 +236,7 @@ def _refuse(text: str, code: int) -> int:
 
 
 REASONS = 3
-"""Of failures that are shown; the others are in the manifest."""
+"""Reasons of failures that are shown; the others are in the manifest."""
 
 
 def end_with_failures(

@@ -43,7 +43,7 @@ from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 
 PIXELS = 64
-"""Of each view, that the choice uses."""
+"""Pixels of each view that the choice uses."""
 TOGETHER = 4
 """Views in a pass at most: on the CamVid U-Net an image then takes three quarters of the time."""
 

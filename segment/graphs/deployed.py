@@ -23,10 +23,10 @@ from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, PassGraph
 MARK = "segment_format"
 """Key of the metadata that tells these graphs from any other."""
 FORMAT = 1
-"""Of the metadata; a reader of another one should refuse."""
+"""The format of the metadata; a reader of another one should refuse."""
 
 IR_VERSION = 8
-"""Of ONNX 1.13, which every runtime of the last years reads."""
+"""The version of ONNX 1.13, which every runtime of the last years reads."""
 
 
 def takes_bytes(network: Network) -> bool:

@@ -22,9 +22,9 @@ MOST_IMAGES = 10_000_000
 FROM_START = 0.95
 """Of the error that the confidence allows, the part of a sequence that starts at a level found on other images."""
 LARGEST_BET = 0.99
-"""Of the bet that would lose all at a loss of 1."""
+"""The largest bet, as a share of the one that would lose all at a loss of 1."""
 ROUNDING = 1e-12
-"""Of p-values: 1 - 0.95 is a little above 0.05 or below it."""
+"""Rounding of p-values: 1 - 0.95 is a little above 0.05 or below it."""
 
 
 def level_in_expectation(losses: Floats, limit: float) -> int | None:

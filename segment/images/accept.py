@@ -41,7 +41,7 @@ PIXELS = (
 BEYOND = 4
 """Times a white pixel: values of deeper files, and those that an augmentation has made brighter, lie below."""
 CONTRAST = 0.5
-"""Of an image in 0..1: normalised ones that lie within [0, 1] have less, unless they are bright and flat."""
+"""Contrast of an image in 0..1: normalised ones that lie within [0, 1] have less, unless they are bright and flat."""
 
 
 def _nothing() -> None: ...

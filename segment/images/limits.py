@@ -16,7 +16,7 @@ from PIL import Image
 from segment.errors import ImageUnreadable, WrongUse
 
 BYTES = 16
-"""Of a pixel that is allowed: a header that claims an array of more is damaged, or needs windows."""
+"""Bytes of a pixel that is allowed: a header that claims an array of more is damaged, or needs windows."""
 
 _asked: int | None = None
 

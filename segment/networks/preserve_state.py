@@ -26,7 +26,7 @@ _Copy = tuple[Tensor, int | None, Tensor]
 
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-"""Of each module, held during a block that may write to its buffers: another thread would take those for its own."""
+"""A lock for each module, held while a block may write to its buffers: another thread would take those for its own."""
 
 _HELD: dict[int, _InEvalMode] = {}
 """By its address, each part that is in eval mode because a block holds it there."""

@@ -35,7 +35,7 @@ IMAGE, OUTPUT = "mcbn_padded", "mcbn_logits"
 """Names of the graph's image (1 C H W, normalised and padded) and output (1 K' H W)."""
 
 MOST_BYTES = 2**31 - 2**20
-"""Of an ONNX file, which is one protobuf message."""
+"""Bytes of an ONNX file at most: it is one protobuf message."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.4)), (0, (7, 2, 1.4, 2)))
 BANDS = 3
 """Lines with a band in one plot, at most: more bands cover each other."""
 LETTERS = 100
-"""Of a legend that fit beside each other."""
+"""Letters of a legend that fit beside each other."""
 WIDTH, HEIGHT, DPI = 6.4, 4.6, 150
 
 

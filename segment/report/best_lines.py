@@ -12,7 +12,7 @@ MOST = 8
 KEPT = ("this run", "deterministic", "mcbn")
 """Methods whose best line is shown however many are better."""
 NAMED = 6
-"""Of the lines that are left out, at most."""
+"""Lines that are named at most, of those that are left out."""
 
 
 def best_lines(names: Sequence[str], ranks: Sequence[float], most: int) -> list[int]:

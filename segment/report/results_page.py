@@ -37,7 +37,7 @@ COMPARED = (
     "it is so against every other method; comparisons.json has each difference."
 )
 LINES = 12
-"""Of a sweep: the best settings; all of them are in its sweep.csv."""
+"""Lines of a sweep: the best settings; all of them are in its sweep.csv."""
 
 
 def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = "") -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Of Ray's environment, read when it is imported: else it prints, also on stdout, that actors ended."""
+"""A part of Ray's environment, read when it is imported: else it prints, also on stdout, that actors ended."""
 
 
 @contextmanager

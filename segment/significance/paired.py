@@ -17,7 +17,7 @@ from segment.scores.intervals import middle_95
 from segment.significance.corrections import LEVEL, Interval
 
 RESAMPLES = 9999
-"""Of the bootstrap, and of the permutation test where not all signs can be tried: its p is then 1e-4 at least."""
+"""Resamples of the bootstrap, and of the permutation test if not all signs can be tried: p is then 1e-4 at least."""
 FEW = 30
 """Below this number of images a page says how little can be known."""
 LEAST = 6

@@ -20,7 +20,7 @@ from segment.tracing.trace import Trace, trace
 log = logging.getLogger(__name__)
 
 ROUNDING = 1e-3
-"""Of the largest output: what two layouts may differ by, since sums are made in another order."""
+"""A share of the largest output: what two layouts may differ by, since sums are made in another order."""
 
 
 def traced_in_a_layout(

@@ -27,7 +27,7 @@ from segment.uncertainty.scaling import Calibration, calibrated
 GRID = 2.0 ** (np.arange(-12, 17) / 8)
 """Temperatures .35 to 4, eight an octave: the NLL between two of them differs by 1e-4 nats from that at the best."""
 PIXELS = 2000
-"""Of an image, on a regular grid: neighbouring pixels say the same."""
+"""Pixels of an image, on a regular grid: neighbouring pixels say the same."""
 SCALING_VALUES = 1_500_000
 """Logits that a vector scaling is fitted on, of all images together."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from segment.passes.passes import Engine
 
 WHOLE = ".all.safetensors"
-"""Of all T draws, beside the bank that is distilled from them."""
+"""The suffix of the bank of all T draws, beside the bank that is distilled from them."""
 
 
 @app.command(epilog="Example: segment fit my_card.yaml --images TRAINING_IMAGES -o bank.safetensors")

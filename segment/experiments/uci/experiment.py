@@ -53,7 +53,7 @@ CHECKS: Mapping[Budget, CheckPlan] = {
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
 LEVEL = 0.05
-"""Of a one-sided p-value."""
+"""The level of a one-sided p-value."""
 PAR = 5.0
 """Points of the normalised scale by which a method may fall behind and still be on a par."""
 

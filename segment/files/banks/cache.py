@@ -42,7 +42,7 @@ SAMPLED = 16
 """Samples of a Dataset that stand for its content."""
 
 DIGITS = 12
-"""Of a probe's digest, in a bank's file name."""
+"""Digits of a probe's digest, in a bank's file name."""
 
 MARKS, MARK = "image_marks", 12
 """Key in a bank's provenance: which images it was recorded of, by so many digits of their SHA-256."""

@@ -27,7 +27,7 @@ DEFLATED = 1032
 """Bytes that one byte of gzip stands for at most."""
 
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
-"""Of each unit that a file may name."""
+"""Millimetres in each unit that a file may name."""
 
 _kept: OrderedDict[tuple[str, FileState | None], NDArray[Any]] = OrderedDict()
 _lock = Lock()

@@ -28,7 +28,7 @@ from segment.stores.urls import url_of
 
 PAGE, PICTURE, RESULT = "comparison.md", "comparison.png", "comparison.json"
 SHOWN = ("nll", "mean.mutual_information", "mean.predictive_entropy", "expected_accuracy")
-"""Of these the first that was tested is shown image by image."""
+"""Columns of which the first that was tested is shown image by image."""
 
 
 def compare(

@@ -48,10 +48,10 @@ COMPARED = ((150, 131), (97, 202), (270, 333))
 """Rows and columns of the images that are compared with the engine; no stride divides them."""
 
 LARGE = ((640, 768), (1152, 1408))
-"""Those of images at which the network must make the calls that were traced; what usual strides divide."""
+"""Sizes of images at which the network must make the calls that were traced; what usual strides divide."""
 
 SMALL = (41, 67)
-"""Those of one more, where the network takes so small an image."""
+"""The size of one more such image, where the network takes so small a one."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from segment.report.run_files.run_folder import RunFolder
 
 FINISH = "Finish `segment evaluate`."
 SHA_DIGITS = 16
-"""Of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
+"""Digits of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from segment.report.tables import decimals
 from segment.scores.functional.rejection import aurc, ause
 
 POINTS = 160
-"""Of a line at most."""
+"""Points of a line at most."""
 DIFFERENCES = {"nll": ("NLL", "NLL difference, nats"), "miou": ("mIoU", "mIoU difference")}
 """Scores that are plotted minus those of the plain network: their name, and the axis."""
 

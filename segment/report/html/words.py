@@ -18,7 +18,7 @@ from segment.report.tables import decimals, verdict
 from segment.significance.corrections import SIGNIFICANT
 
 REASONS = 3
-"""Of one kind, in one sentence."""
+"""Reasons of one kind, at most, in one sentence."""
 
 
 def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None, sums: Sums) -> list[str]:

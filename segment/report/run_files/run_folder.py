@@ -27,7 +27,7 @@ from segment.stores.urls import url_of
 PER_IMAGE = "per_image.csv"
 AGAIN = "Run the evaluation again."
 SECTIONS = ("settings", "plan", "fingerprints", "calibrations", "colours")
-"""Of run.json: those that are read here, each with names of its own."""
+"""Sections of run.json that are read here, each with names of its own."""
 
 
 @dataclass(frozen=True, repr=False)
