@@ -76,8 +76,9 @@ def numbered_sentence(names: Sequence[str], advice: str) -> str:
     >>> numbered_sentence(["val/0001TP"], "Give --groups.").partition(" If ")[0]
     "The ids are numbered as frames of 1 video are ('val/0001TP')."
     """
+    videos, which = count_of(len(names), "video"), first_of(map(sequence_text, names))
     return (
-        f"The ids are numbered as frames of {count_of(len(names), 'video')} are ({first_of(map(sequence_text, names))}). "
+        f"The ids are numbered as frames of {videos} are ({which}). "
         "If they are frames or slices, they are not independent: the p-values over images are then too small, and the "
         f"intervals too narrow. {advice}"
     )

@@ -26,7 +26,7 @@ from segment.methods.method import Method
 from segment.networks.load import Network, load_network
 from segment.passes.passes import FAST
 from segment.pictures.palettes import palette
-from segment.report.comparison import improves
+from segment.report.method_comparison import improves
 from segment.report.tables import number
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan

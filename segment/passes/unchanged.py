@@ -63,10 +63,10 @@ def _settings(module: nn.Module) -> list[Any]:
             if key in ELSEWHERE or value is None or value is False:
                 continue
             if isinstance(value, dict | list | tuple):  # most are the empty dictionaries of hooks
-                found += (key, *_of(value, 2)) if value else ()
+                settings += (key, *_of(value, 2)) if value else ()
             else:
-                found += (key, *_of(value, 0))
-    return found
+                settings += (key, *_of(value, 0))
+    return settings
 
 
 def _of(value: Any, depth: int) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from segment.report.comparison import BEST, COMMON, Comparison, Gain, counted
+from segment.report.method_comparison import BEST, COMMON, Comparison, Gain, counted
 from segment.report.tables import arrow, few, gained, number, signed, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 from segment.significance.paired import FEW, LEAST, seen_by_t_test

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from segment.errors import count_of
-from segment.report.comparison import improves
-from segment.report.comparison_notes import paired_notes, unpaired_notes
-from segment.report.estimate_words import estimate_words
-from segment.report.tables import words
+from segment.report.method_comparison import improves
+from segment.report.tables import few, words
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, Interval, holm, verdict
 from segment.significance.estimated_accuracy import Estimates

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from segment.errors import count_of
-from segment.report.comparison import BEST, best_entry, improves, lower_is_better
+from segment.report.method_comparison import BEST, best_entry, improves, lower_is_better
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
 
 WORDS = {

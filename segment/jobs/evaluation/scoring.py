@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable
@@ -30,7 +31,7 @@ from segment.images.prepare import Normalised
 from segment.images.read import size_of
 from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
-from segment.jobs.labelled.labels import Labelled, Pixels, read_labelled
+from segment.jobs.labelled.labels import Labelled, read_labelled
 from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
@@ -45,7 +46,7 @@ EVERY = 120.0
 SCORING = 256
 """Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
 
-Change = Callable[[Pixels, str], Pixels]
+Change = Callable[[NDArray[Any], str], NDArray[Any]]
 """What is done to an image before the network sees it (a corruption); its id seeds it."""
 
 

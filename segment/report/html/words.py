@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from segment.errors import count_of
 from segment.ranking.columns import ranks_none
-from segment.report.comparison import counted
 from segment.report.html.details import SET_ASIDE, Sums, upper_edges
 from segment.report.html.tables import signed_with_interval
+from segment.report.method_comparison import counted
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.tables import decimals, verdict
 from segment.significance.corrections import SIGNIFICANT
