@@ -5,7 +5,7 @@ N images, C channels, H rows, W columns, K classes, T draws, M images in one sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ Head = Literal["softmax", "sigmoid", "multilabel"]
 """softmax: K >= 2 channels, one class a pixel; sigmoid: 1 channel, two classes; multilabel: K labels, each its own."""
 
 HEADS: tuple[Head, ...] = ("softmax", "sigmoid", "multilabel")
+
+ROWS, PIXELS = 256, 2**20
+"""The most rows and pixels of an image or a map that are in work at a time, so that a large one is not copied whole."""
 
 
 class Plane(Protocol):
@@ -34,6 +37,17 @@ class WritablePlane(Plane, Protocol):
     """A plane that is written a window at a time: [..., rows, columns], or [planes, rows, columns] of a K H W."""
 
     def __setitem__(self, window: Any, values: Any, /) -> None: ...
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of an array of that shape (H W or H W 3) in order, a strip of at most `ROWS` and `PIXELS` at a time.
+
+    >>> [(rows.start, rows.stop) for rows in strips((300, 8))]
+    [(0, 256), (256, 300)]
+    """
+    step = max(1, min(ROWS, PIXELS // max(1, shape[1])))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(shape[0], start + step))
 
 
 def size_text(shape: Iterable[int]) -> str:

@@ -16,10 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from segment.axes import Plane
-
-ROWS, PIXELS = 256, 2**20
-"""The most rows and pixels of an array that are in work at a time."""
+from segment.axes import Plane, strips
 
 
 class FileArray:
@@ -106,7 +103,5 @@ class ComputedPlanes:
 
 
 def blocks(plane: Plane) -> Iterator[NDArray[Any]]:
-    """The rows of an H W or H W 3 in order, some at a time."""
-    step = max(1, min(ROWS, PIXELS // max(1, plane.shape[1])))
-    for start in range(0, plane.shape[0], step):
-        yield plane[start : start + step]
+    """The rows of an H W or H W 3 in order, a strip at a time."""
+    return (plane[rows] for rows in strips(plane.shape))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import ROWS
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255
 from segment.images.formats.georeference import Described, described
@@ -28,9 +29,6 @@ log = logging.getLogger(__name__)
 
 LARGEST = 3 * 2**26
 """Bytes of a TIFF's or raster's pixels, as they are held, above which it is read a window at a time."""
-
-ROWS = 256
-"""Rows of the blocks in which a whole raster is looked through."""
 
 
 def bytes_held(spec: InputSpec) -> int:

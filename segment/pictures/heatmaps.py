@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Head, Plane
+from segment.axes import Head, Plane, strips
 from segment.errors import WrongUse, near
 from segment.pictures.lettering import BOLD, INK, rising, shortened, width_of, write
 from segment.pictures.palettes import Picture
@@ -26,9 +26,6 @@ PAPER = (255, 255, 255)
 
 TICKS = 6
 """Steps between the numbers of a legend, at most."""
-
-ROWS = 256
-"""Rows painted at a time, so that a large map is not copied as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +104,13 @@ def heatmap(values: NDArray[np.floating], *, high: float) -> Picture:  # H W -> 
         raise WrongUse(f"A heat map's scale must rise: its ends are 0 and {high}.")
     table = ramp()
     picture = np.empty((*values.shape, 3), np.uint8)
-    for start in range(0, len(values), ROWS):
-        block = values[start : start + ROWS]
+    for rows in strips(values.shape):
+        block = values[rows]
         absent = np.isnan(block)
         steps = np.rint(np.where(absent, 0.0, block) * (255 / high))
         painted = table[np.clip(steps, 0, 255).astype(np.uint8)]
         painted[absent] = ABSENT
-        picture[start : start + ROWS] = painted
+        picture[rows] = painted
     return picture
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Plane
+from segment.axes import Plane, strips
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import heatmap
 from segment.pictures.palettes import RGB, WRONG, Picture, colour_mask
@@ -40,9 +40,6 @@ FULL_FROM = 0.2
 
 PALE = 0.43
 """Share of white in the image behind wrong pixels."""
-
-ROWS = 256
-"""Rows painted at a time, because the float32 sums of a large picture need too much memory."""
 
 
 def class_overlay_rows(
@@ -102,8 +99,7 @@ def uncertainty_overlay(
 
     A pixel's colour depends on its own two values alone. HIDDEN covers what is NaN.
     """
-    rows = range(0, len(image), ROWS)
-    parts = [uncertainty_overlay_rows(image, uncertainty, slice(r, r + ROWS), high=high) for r in rows]
+    parts = [uncertainty_overlay_rows(image, uncertainty, rows, high=high) for rows in strips(image.shape)]
     return np.concatenate(parts) if parts else image.copy()
 
 

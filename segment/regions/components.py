@@ -5,7 +5,7 @@ Must not know a measure or a file. The mask is read once, a strip of rows at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from segment.axes import Plane
-
-ROWS, PIXELS = 256, 2**20
-"""The most rows and pixels of a strip."""
+from segment.axes import Plane, strips
 
 SMALL = 1e-4
 """Share of an image below which a region is too small to outline or to annotate."""
@@ -55,17 +52,6 @@ class Regions:
     def large(self) -> NDArray[np.bool_]:  # R
         """Whether each region takes at least `SMALL` of the image."""
         return np.asarray(self.areas >= SMALL * self.shape[0] * self.shape[1])
-
-
-def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """The rows of an H W, a strip at a time.
-
-    >>> [(rows.start, rows.stop) for rows in strips((300, 8))]
-    [(0, 256), (256, 300)]
-    """
-    step = max(1, min(ROWS, PIXELS // max(1, shape[1])))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(shape[0], start + step))
 
 
 def regions_of(labels: Plane, blank: Blank = np.zeros) -> Regions:

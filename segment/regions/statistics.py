@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Plane
-from segment.regions.components import NONE, Regions, strips
+from segment.axes import Plane, strips
+from segment.regions.components import NONE, Regions
 from segment.regions.ranks import quantile
 
 AT_ONCE = 2**22

@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from segment import axes
 from segment.files.lazy_arrays import FileArray
-from segment.regions import components, statistics
+from segment.regions import statistics
 from segment.regions.components import NONE, Regions, regions_of
 from segment.regions.ranks import quantile
 from segment.regions.statistics import statistics_of
@@ -34,7 +35,7 @@ def by_scipy(labels: NDArray[Any]) -> list[NDArray[np.bool_]]:
 @given(masks, st.integers(1, 4))
 def test_regions_are_those_that_scipy_finds_class_by_class(labels: NDArray[np.int8], rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(components, "ROWS", rows)  # joined across strips
+        patch.setattr(axes, "ROWS", rows)  # joined across strips
         regions = regions_of(labels)
     expected = by_scipy(labels)
     assert len(regions) == len(expected)
@@ -57,7 +58,7 @@ def test_the_numbers_of_a_region_are_numpys_over_its_pixels(
     values = generator.normal(size=labels.shape).astype(np.float32)
     values[generator.random(labels.shape) < 0.2] = np.nan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(components, "ROWS", rows)
+        patch.setattr(axes, "ROWS", rows)
         patch.setattr(statistics, "AT_ONCE", at_once)  # regions of more pixels are ranked without sorting
         regions = regions_of(labels)
         found = statistics_of(regions, values)

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segment.axes import Plane, WritablePlane
+from segment.axes import Plane, WritablePlane, strips
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
 from segment.estimation.tiling.assembly import Blank
 from segment.estimation.tiling.groups import GroupEstimate
 from segment.estimation.tiling.tiles import Span
-from segment.files.lazy_arrays import PIXELS, blocks
+from segment.files.lazy_arrays import blocks
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.places import WINDOWS
 from segment.files.writing import fresh, write_json
@@ -226,10 +226,9 @@ class StoredArrays:
         """Some rows after the others of an H W or K H W: plane, first row, and values h W."""
         kind, shape, place = self._arrays[name]
         height, width = shape[-2:]
-        step = max(1, PIXELS // max(1, width))
         with self._path.open("rb") as stream:
             stream.seek(place)
             for plane in range(math.prod(shape[:-2])):
-                for row in range(0, height, step):
-                    count = min(step, height - row)
-                    yield plane, row, np.fromfile(stream, kind, count * width).reshape(count, width)
+                for rows in strips((height, width)):
+                    count = rows.stop - rows.start
+                    yield plane, rows.start, np.fromfile(stream, kind, count * width).reshape(count, width)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Plane
+from segment.axes import ROWS, Plane
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
-from segment.files.lazy_arrays import ROWS, ComputedRows
+from segment.files.lazy_arrays import ComputedRows
 
 
 def with_hidden(estimate: Estimate[Plane], border: int, valid: Plane | None) -> Estimate[Plane]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Plane
+from segment.axes import Plane, strips
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.lazy_arrays import ComputedRows, blocks
@@ -19,7 +19,6 @@ from segment.files.writing import write_palette_png, write_png
 from segment.guarantees.segments import mean_over, segments_of
 from segment.guarantees.triage import Triage
 from segment.pictures.heatmaps import heatmap
-from segment.regions.components import strips
 
 ACCEPTED, REVIEW, NO_DATA = "accepted.png", 255, 128
 """The map's file, its pixels that a person has to look at, and those that are none of the image's; 0 is accepted."""
