@@ -227,8 +227,11 @@ def put(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def remove(paths: Sequence[Path]) -> None:
-    """Take files of one store away; those that are not there are gone already."""
+    """Take files away, here or on their stores; those that are not there are gone already."""
     for path in paths:
+        if not is_url(path):
+            path.unlink(missing_ok=True)
+            continue
         try:
             asked(path, lambda store, path=path: store.rm_file(name_of(path)))  # type: ignore[misc]
         except FileNotFoundError:

@@ -39,7 +39,8 @@ def test_what_was_put_is_listed_read_and_taken_away(server: S3Server, tmp_path: 
     assert requests.version_of(FOLDER / "a") not in ("", versions[FOLDER / "a"])
     assert (requests.is_file_there(FOLDER / "a"), requests.is_file_there(FOLDER)) == (True, False)
     assert requests.matching(FOLDER / "[b-z]") == [FOLDER / "b"]
-    requests.remove([FOLDER / "a", FOLDER / "was never there"])
+    requests.remove([FOLDER / "a", FOLDER / "was never there", tmp_path / "b", tmp_path / "was never here"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (requests.version_of(FOLDER / "a"), list(requests.files_below(FOLDER))) == ("", [FOLDER / "b"])
     assert requests.files_below(Path("s3://bucket/nothing")) == {}
 

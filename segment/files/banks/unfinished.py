@@ -46,10 +46,7 @@ class PartialBank:
 
     def remove(self) -> None:
         """Called when the output is written."""
-        if is_url(self.path):
-            remove([self.path])
-        else:
-            self.path.unlink(missing_ok=True)
+        remove([self.path])
 
     def load(self, network: Network, drawn: BatchNormNetwork) -> tuple[list[Statistics], Mapping[str, Any]] | None:
         """The draws and how they were recorded; None where there are none of this recipe and network."""
@@ -125,16 +122,10 @@ class PartialTensors:
 
     def remove(self) -> None:
         """Called when the output is written: its parts go, and no part of a call with other settings."""
-        if self.output is None:
-            return
-        if is_url(self.output):
-            remove(sorted(self._kept))
-            return
-        for path in self._kept:
-            if self._is_own(path):  # another call may have written its own in that place
-                path.unlink(missing_ok=True)
+        remove([path for path in sorted(self._kept) if is_url(path) or self._is_own(path)])
 
     def _is_own(self, path: Path) -> bool:
+        """Not so where another call has written its own in that place."""
         try:
             with safe_open(path, framework="pt") as file:
                 return (file.metadata() or {}).get("recipe") == self.recipe

@@ -133,12 +133,7 @@ class GroupFiles:
         return GroupEstimate({"": estimate}, {"": sums}, errors)
 
     def forget_round(self, draws: int) -> None:
-        names = [name for name in self._there() if name.endswith(f"-{draws}.group")]
-        if is_url(self.folder):
-            remove([self.folder / name for name in names])
-            return
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+        remove([self.folder / name for name in self._there() if name.endswith(f"-{draws}.group")])
 
     def forget(self) -> None:
         """Take all of it away."""

@@ -178,7 +178,7 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     written = {str(row[-1]) for row in rows}
     for path in {*earlier, *_marked_crops(folder)}:
         if path.name not in written:
-            remove([path]) if is_url(path) else path.unlink(missing_ok=True)
+            remove([path])
     if missing:
         log.warning("%d of %d crops could not be made. %s", len(missing), len(regions), missing[0])
     return folder / "regions.csv"

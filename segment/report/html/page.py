@@ -17,7 +17,6 @@ from segment.files.replacing import refuse_other_file
 from segment.files.writing import fresh
 from segment.stores.copies import here
 from segment.stores.requests import is_there, remove
-from segment.stores.urls import is_url
 
 ASSETS = Path(__file__).parent / "assets"
 CONTENT = rb'<script id="content" type="application/json">(.*?)</script>'
@@ -57,7 +56,7 @@ def remove_further_pages(output: Path, first: int) -> None:
     """
     page = first
     while is_there(path := output.with_name(page_name(output, page))) and _is_page(path, output.name, page):
-        remove([path]) if is_url(path) else path.unlink()
+        remove([path])
         page += 1
 
 
