@@ -41,7 +41,7 @@ from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached
 from segment.estimation.tiling.tiler import MemoryNeeds, Tiler, TilingCost, total_cost
 from segment.estimation.tiling.tiles import Cut
 from segment.images.formats.georeference import GDAL_CACHE
-from segment.images.prepare import Normalised, padding
+from segment.images.prepare import Normalised, in_memory, padding
 from segment.images.windowed import bytes_held
 from segment.networks.load import Network
 from segment.networks.trial_images import uniform_noise
@@ -72,7 +72,7 @@ class Estimator:
 
         Errors: OutOfMemory where even the smallest tiles do not fit, with the memory that they need; PredictionFailed.
         """
-        side = self.side_for(*image.shape[-2:], in_memory=getattr(image, "in_memory", True))
+        side = self.side_for(*image.shape[-2:], in_memory=in_memory(image))
         while True:
             try:
                 if side is None:
@@ -276,8 +276,8 @@ class Estimator:
             whole = {name: replace(made, reached_error=error) for name, made in whole.items()}
         if not cut.blended:
             return whole
-        budget, in_memory = self.plan.budget, getattr(image, "in_memory", True)
-        needs = None if budget is None else self._needs(math.prod(size), in_memory=in_memory)
+        budget = self.plan.budget
+        needs = None if budget is None else self._needs(math.prod(size), in_memory=in_memory(image))
         around = self.tiler.around(cut, needs, 0 if budget is None else budget.free)
         exact = self.tiler.geometry.halo is not None and around >= self.tiler.geometry.halo
         head, read_outs = self.network.card.head, self._with(draws)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from segment.axes import Plane
 from segment.errors import WrongUse
 from segment.images.specs import Channels, InputSpec, numbers_of, planes_of
 
@@ -53,13 +54,18 @@ def normalise(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C),
 class Normalised:
     """One normalised image, 1 C H W, of which only the window asked for is computed: image[..., rows, columns]."""
 
-    def __init__(self, image: NDArray[Any], spec: InputSpec) -> None:  # H W 3; or its windows
+    def __init__(self, image: Plane, spec: InputSpec) -> None:  # H W 3; an array, or read by windows
         self._image, self._spec = image, spec
         self.in_memory = isinstance(image, np.ndarray)
         self.shape = torch.Size((1, spec.planes, *image.shape[:2]))
 
     def __getitem__(self, window: tuple[Any, slice, slice]) -> Tensor:  # -> 1 C h w
         return normalise(self._image[window[1:]], self._spec)[None]
+
+
+def in_memory(image: Tensor | Normalised) -> bool:
+    """Whether the pixels of an image are; else they are read a window at a time."""
+    return isinstance(image, Tensor) or image.in_memory
 
 
 def in_padding(run: Callable[[Tensor], Iterable[Tensor]], images: Tensor, spec: InputSpec) -> Iterator[Tensor]:

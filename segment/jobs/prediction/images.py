@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,27 +43,33 @@ from segment.uncertainty.class_sums import class_sums
 
 log = logging.getLogger(__name__)
 
+NOTHING = np.empty((0, 0, 3), np.uint8)
+"""The pixels of an image that could not be read."""
+
 
 @dataclass(frozen=True)
 class ImageRead:
-    """An image file that was read: its pixels (H W C), or the error in one line; and the SHA-256 of its bytes.
+    """An image, read, or why it cannot be.
 
+    pixels: H W C, in memory or by windows; 0 0 C where there is an error. sha256: of the file's bytes, "" of none
     valid: H W, where it holds data; None: everywhere
     version: of a file on a store; mask_sha256: of its region mask, beside_sha256: of what belongs to both, "" without
+    error: in one line, "" without
     """
 
     source: Source
-    pixels: NDArray[Any] | str
+    pixels: Plane
     sha256: str
     valid: Plane | None = None
     version: str = ""
     mask_sha256: str = ""
     beside_sha256: str = ""
+    error: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
         """H and W; 0 without an image."""
-        return (0, 0) if isinstance(self.pixels, str) else (self.pixels.shape[0], self.pixels.shape[1])
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclass(frozen=True)
@@ -120,22 +125,22 @@ class ImagePredictor:
                 image, mask = read_source(source, self.network.input), sha256_of_mask(source)
             return ImageRead(source, image.pixels, sha256, image.valid, version, mask, beside)
         except (*IMAGE_ERRORS, OSError) as error:
-            return ImageRead(source, reason_of(error), sha256)
+            return ImageRead(source, NOTHING, sha256, error=reason_of(error))
 
     def estimate(self, images: Sequence[ImageRead]) -> list[Estimate[Plane] | str]:
         """The estimates of images of one size, or the reason why there is none.
 
         Errors: WrongUse where no map can be written; OutOfMemory.
         """
-        if isinstance(images[0].pixels, str):
-            return [str(image.pixels) for image in images]
+        if images[0].error:
+            return [image.error for image in images]
         try:
             return estimates_or_reasons(images, self._estimates)
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
 
     def _estimates(self, images: Sequence[ImageRead]) -> list[Estimate[Plane]]:
-        normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
+        normalised = [Normalised(image.pixels, self.network.input) for image in images]
         partly = any(image.valid is not None and one.in_memory for image, one in zip(images, normalised, strict=True))
         with self._probabilities(wanted=partly):
             made = self.batched(normalised, [image.source.id for image in images])
@@ -154,8 +159,8 @@ class ImagePredictor:
 
     def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Written:
         """The files of an image; several may be written at once. seconds: wall time of its estimate."""
-        if isinstance(estimate, str) or isinstance(image.pixels, str):
-            return failed(image.source, str(estimate), image.sha256, seconds)
+        if isinstance(estimate, str):
+            return failed(image.source, estimate, image.sha256, seconds)
         style, id = self.style, image.source.id
         picture = picture_of(image.pixels, self.display)
         result = ImageResult(

@@ -15,6 +15,7 @@ from typing import Any
 
 from segment.axes import Plane
 from segment.estimation.estimate import Estimate
+from segment.estimation.estimator import Estimator
 from segment.estimation.failures import estimates_or_reasons
 from segment.estimation.tiling.assembly import window_text
 from segment.estimation.tiling.groups import TileGroup
@@ -92,7 +93,7 @@ class WindowLoop:
         self.estimator.planned |= loop.execution.budget_recorded
 
     @property
-    def estimator(self) -> Any:
+    def estimator(self) -> Estimator:
         return self.loop.predictor.estimator
 
     def files(self, raster: SharedRaster) -> GroupFiles:
@@ -117,7 +118,7 @@ class WindowLoop:
         raster, spec = unit.raster, self.loop.predictor.network.input
 
         def make(rasters: Sequence[SharedRaster]) -> list[int]:
-            image = Normalised(windowed(raster.source.path, spec), spec)  # type: ignore[arg-type]
+            image = Normalised(windowed(raster.source.path, spec), spec)
             group = raster.groups[number]
             made = self.estimator.group(image, raster.cut, group, unit.draws, raster.source.id)
             self.files(raster).write(number, unit.draws, made)
@@ -138,16 +139,17 @@ class WindowLoop:
         image = predictor.read(raster.source)
 
         def make(rasters: Sequence[SharedRaster]) -> list[Estimate[Plane]]:
-            pixels = Normalised(image.pixels, predictor.network.input)  # type: ignore[arg-type]
+            pixels = Normalised(image.pixels, predictor.network.input)
             blank = self.estimator.plan.blank
+            assert blank is not None, "the maps of a run are in files"
             tiles = self.files(raster).joined(windows, unit.draws, raster.size, blank)
             made = self.estimator.put_together(pixels, raster.cut, tiles, unit.draws, raster.source.id)
             return [made[""].arrays(predictor.network.classes)]
 
         self.loop.sizes[raster.source.id] = raster.size
         estimate: Estimate[Plane] | str
-        if isinstance(image.pixels, str):
-            estimate = image.pixels
+        if image.error:
+            estimate = image.error
         elif (image.sha256, image.version, image.beside_sha256) != raster.content:
             estimate = "it was changed while its windows were estimated; --resume begins it again"
         else:
