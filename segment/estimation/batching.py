@@ -20,7 +20,6 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.failures import Sized
 from segment.images.prepare import Normalised, pad, padding
-from segment.methods.deterministic import runs_in_eval_mode
 from segment.networks.devices import synchronise
 from segment.networks.trial_images import noise
 from segment.tracing.batch_independence import mixing_call
@@ -163,7 +162,7 @@ class BatchedEstimator:
         network = estimator.network
         pair = pad(noise(2, network.channels, height, width), network.input)
         try:
-            given = not any(map(runs_in_eval_mode, methods))
+            given = not any(method.in_eval_mode for method in methods)
             mixing = mixing_call(network.module, network.module, pair.to(network.device), given_statistics=given)
         except RuntimeError as error:
             if not ran_out_of_memory(error):

@@ -17,7 +17,7 @@ from segment.draws.recording import in_precision
 from segment.images.prepare import in_padding
 from segment.images.specs import InputSpec
 from segment.methods.mcbn import UNPADDED, BankMethod
-from segment.methods.method import Method, OnePass
+from segment.methods.method import OnePass
 from segment.networks.modules import device_of
 from segment.networks.preserve_state import StateKeeper
 from segment.passes.passes import Passes, PassPlan
@@ -41,12 +41,6 @@ def deterministic(
     return BankMethod("deterministic", Passes(network, trained, plan), random=False, note=note, spec=spec)
 
 
-def runs_in_eval_mode(method: Method) -> bool:
-    """Whether any of its passes is the plain module's, whose BN may take the statistics of the batch at hand."""
-    parts = (*getattr(method, "members", ()), *([method.inner] if hasattr(method, "inner") else []))
-    return isinstance(method, Plain) or any(map(runs_in_eval_mode, parts))
-
-
 @dataclass(frozen=True)
 class Plain(OnePass):
     """One pass in eval mode, for a network without BN: as `deterministic` for the others.
@@ -62,6 +56,8 @@ class Plain(OnePass):
     random: bool = False
     draws: int = 1
     note: str = ""
+
+    in_eval_mode = True
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         for output in in_padding(self._outputs, images, self.spec):

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from segment.errors import ModelRefused, WrongUse
 from segment.methods.method import Method
 from segment.networks.modules import module_named, named_modules
+from segment.passes.passes import Engine
 from segment.tracing.trace import Call
 
 CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
@@ -145,6 +146,14 @@ class Dropout:
     @property
     def fold(self) -> int:
         return self.inner.fold
+
+    @property
+    def engine(self) -> Engine:
+        return self.inner.engine
+
+    @property
+    def in_eval_mode(self) -> bool:
+        return self.inner.in_eval_mode
 
     @property
     def unverified(self) -> int:

@@ -32,6 +32,8 @@ class BankMethod:
     spec: InputSpec = UNPADDED
     tileable: bool = True
 
+    in_eval_mode = False
+
     @property
     def draws(self) -> int:
         return len(self.passes.bank)
@@ -42,7 +44,6 @@ class BankMethod:
 
     @property
     def engine(self) -> Engine:
-        """What runs the passes now."""
         return self.passes.plan.engine
 
     @property

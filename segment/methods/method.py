@@ -11,6 +11,8 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
+from segment.passes.passes import Engine
+
 
 class Method(Protocol):
     """Called with images (N C H W, normalised, not padded), gives (weight, output N K H W) once a draw.
@@ -21,6 +23,8 @@ class Method(Protocol):
     tileable: whether a pass over a part of an image gives that part of the output; not so for a mirrored or rescaled
     image, nor for a dropout mask, which would differ from tile to tile
     fold: draws in one pass
+    engine: what runs its passes now; "openvino" where that runs any of them
+    in_eval_mode: whether any of its passes is the plain module's, whose BN may take the statistics of the batch at hand
     unverified: images estimated since a fast path was last compared with plain passes; 0 without a fast path
     Raises: `FastPathDiffers` in the middle of an image where they differ; passes are plain from then on.
     """
@@ -37,6 +41,10 @@ class Method(Protocol):
     def tileable(self) -> bool: ...
     @property
     def fold(self) -> int: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def in_eval_mode(self) -> bool: ...
     @property
     def unverified(self) -> int: ...
     def of(self, identity: str) -> Method:
@@ -63,6 +71,8 @@ class OnePass:
 
     tileable = True
     fold = 1
+    engine: Engine = "torch"
+    in_eval_mode = False
     unverified = 0
 
     def of(self, identity: str) -> Self:
@@ -95,6 +105,14 @@ class Composite:
     @property
     def fold(self) -> int:
         return max(member.fold for member in self.members)
+
+    @property
+    def engine(self) -> Engine:
+        return next((member.engine for member in self.members if member.engine != "torch"), "torch")
+
+    @property
+    def in_eval_mode(self) -> bool:
+        return any(member.in_eval_mode for member in self.members)
 
     @property
     def unverified(self) -> int:

@@ -35,6 +35,7 @@ from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.methods.augmentation import augmented, views
 from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
 from segment.methods.ensemble import Ensemble
@@ -214,6 +215,24 @@ def test_a_batch_norm_of_the_batch_at_hand_mixes_images_and_under_a_bank_it_does
     assert segment.evaluate(network, samples, plan=plan).scores["methods"]["deterministic"]["scores"]["accuracy"][
         "value"
     ] == pytest.approx(1.0)
+
+
+def test_a_method_that_is_made_of_others_has_their_engine_and_their_eval_mode() -> None:
+    network, bank = network_of(Untracked)
+    plain = Plain(network.module, network, PassPlan())
+    drawn = mcbn(bn_network_of(network), bank)
+    compiled = mcbn(bn_network_of(network), bank, PassPlan(engine="openvino"))
+    cases: list[tuple[Method, str, bool]] = [
+        (plain, "torch", True),
+        (drawn, "torch", False),
+        (compiled, "openvino", False),
+        (Dropout(plain, 2), "torch", True),
+        (Dropout(compiled, 2), "openvino", False),
+        (Ensemble((drawn, Dropout(plain, 2))), "torch", True),
+        (augmented(Ensemble((drawn, compiled)), views("flip")), "openvino", False),
+    ]
+    for method, engine, in_eval_mode in cases:
+        assert (method.engine, method.in_eval_mode) == (engine, in_eval_mode), method
 
 
 def test_several_images_of_a_network_that_mixes_them_have_the_estimates_of_each_alone() -> None:

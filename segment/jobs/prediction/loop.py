@@ -243,7 +243,7 @@ class PredictLoop:
             self.execution,
             tile=estimator.plan.tile,
             fold=read_out.method.fold,
-            engine=getattr(read_out.method, "engine", "torch"),
+            engine=read_out.method.engine,
             batch=self.predictor.batched.images,
             batch_area=self.predictor.batched.area,
             budget_recorded=self.execution.budget_recorded or estimator.planned,
