@@ -21,7 +21,7 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """One draw: layer name -> mean, biased variance, each (C) float32."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Bank:
     """Draws in a random order, so that the first N of a bank are N random draws.
 

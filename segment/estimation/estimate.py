@@ -35,7 +35,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Estimate(EstimateDisplay, Generic[A]):
     """The result of T draws for N images; measures are also attributes: `estimate.variance`.
 

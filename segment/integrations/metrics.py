@@ -98,9 +98,9 @@ class UncertaintyScores(Metric):
             masks: Any = [None] * len(batch)
         else:
             one = estimate.single
-            batch = estimate.probability[None] if one else estimate.probability
-            maps = {name: values[None] if one else values for name, values in estimate.maps.items()}
-            masks = estimate.prediction[None] if one else estimate.prediction
+            given = {"": estimate.probability, "mask": estimate.prediction, **estimate.maps}
+            maps = {name: torch.as_tensor(values)[None if one else ...] for name, values in given.items()}
+            batch, masks = maps.pop(""), maps.pop("mask")
         alone = labels.ndim == (3 if self.plan.head == "multilabel" else 2)
         targets = labels[None] if alone else labels
         if len(targets) != len(batch):

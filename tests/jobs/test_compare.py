@@ -114,6 +114,17 @@ def test_the_mean_over_labels_is_no_confidence_of_a_label(runs: Path, tmp_path: 
     assert scored.atc is not None, "an evaluation keeps those of each label"
 
 
+def test_a_method_of_several_banks_is_compared_by_one_and_the_page_says_so(
+    network: Network, bank: Bank, runs: Path, tmp_path: Path
+) -> None:
+    evaluate_into(
+        network, written(tmp_path / "data", TEST[:6]), tmp_path / "two", banks=[bank, bank.first(2)], plan=PLAN
+    )
+    compared = compare(tmp_path / "two", tmp_path / "two", method="mcbn#2", other_method="deterministic")
+    assert [note for note in compared.notes if "bank 2 of 2" in note]
+    assert not [note for note in compare(runs / "clean", runs / "noisy").notes if "bank" in note]
+
+
 def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_right_sign(runs: Path) -> None:
     same = compare(runs / "clean", runs / "clean")
     assert same.significant == []

@@ -123,6 +123,16 @@ def test_of_few_images_a_gain_is_first_said_to_be_seen_only_where_it_is_large() 
     assert in_short([], [gain], 30) == [line], "30 are not few"
 
 
+def test_a_gain_counts_ranking_scores_by_the_measure_that_both_methods_have() -> None:
+    better, worse = difference(0.02, 0.01, 0.001), difference(-0.08, 0.01, 0.001)
+    by_measure = {"error_auroc.predictive_entropy": worse, "error_auroc of the best measure": better}
+    (line,) = in_short([], [Gain("mcbn", "deterministic", (16, 1), by_measure)], 30)
+    assert "error AUROC -0.08" in line
+    assert "significantly better in 0 of 1 scores, worse in 1" in line
+    (alone,) = in_short([], [Gain("mcbn", "deterministic", (16, 1), {"error_auroc of the best measure": better})], 30)
+    assert "better in 1 of 1" in alone, "where no measure is common"
+
+
 def test_a_significant_gain_is_called_better_or_worse_by_the_direction_of_its_score() -> None:
     clear, open_ = difference(-0.02, 0.01, 0.001), difference(-0.03, 0.05, 0.2)
     assert [gained(score, clear) for score in ("nll", "miou", "ause of the best measure")] == [

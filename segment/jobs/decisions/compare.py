@@ -70,7 +70,13 @@ def compare(
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     of_ids = groups_of(sorted({*a.rows, *b.rows}), groups, table)
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair, groups=of_ids)
-    notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *_other_border(a, b), *compared.notes)
+    notes = (
+        *_of_banks(a, b),
+        *_other_classes(a, b),
+        *_other_pixels(a, b, compared.images[2]),
+        *_other_border(a, b),
+        *compared.notes,
+    )
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
     if pairs and of_ids is None and (videos := frames(pairs)):
         notes = (*notes, numbered_sentence(videos, "Give --groups."))
@@ -191,6 +197,20 @@ def _other_border(a: RunTable, b: RunTable) -> tuple[str, ...]:
         f"The measures of A leave out a border of {a.border} pixels, those of B one of {b.border} (`--border`): their "
         "means differ on equal maps too.",
     )
+
+
+def _of_banks(a: RunTable, b: RunTable) -> tuple[str, ...]:
+    """What is said of a method that several banks were used with, where evaluate's own scores are means over them."""
+    notes = []
+    for letter, table in (("A", a), ("B", b)):
+        name, _, number = table.method.partition("#")
+        banks = [method for method in table.methods if method.partition("#")[0] == name]
+        if len(banks) > 1:
+            notes.append(
+                f"{letter} is {name} under bank {number or 1} of {len(banks)}; scores.json has means over them. Those of "
+                f"another bank are of method {banks[-1]!r}, and so on."
+            )
+    return tuple(notes)
 
 
 def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
