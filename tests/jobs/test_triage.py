@@ -29,12 +29,13 @@ from segment.files.triages import digest_of, load_triage, save_triage
 from segment.files.writing import write_png
 from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
-from segment.images.read import read_label
+from segment.images.read import read_image, read_label
 from segment.jobs.decisions.run_table import run_table
 from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled.images import Labels
+from segment.jobs.mcbn import MCBN
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage, frames_warning
@@ -659,6 +660,37 @@ def asked_of(unit: Unit, threshold: float | None, *, sets: Sets | None = None) -
         source={"classes": ["a", "b", "c"]},
         sets=sets,
     )
+
+
+@pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
+def test_a_result_in_python_is_decided_on_as_the_same_image_of_a_run(
+    unit: Unit, network: Network, bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
+) -> None:
+    triage = calibrate_triage(scores, replace(ASKED, unit=unit))
+    folder = predicted(network, bank, test_images, tmp_path / "run", triage)
+    images = [read_image(Path(str(test_images.images)) / f"s{seed}.png") for seed in TEST[:6]]
+    results = MCBN(network, bank, precision="fp32")(np.stack(images), measures=MEASURES)
+    decided = triage.decide(results)
+    for index, seed in enumerate(TEST[:6]):
+        in_the_run = of_run(folder, f"s{seed}", "accepted.png") == 0
+        np.testing.assert_array_equal(decided[index], in_the_run)
+        np.testing.assert_array_equal(triage.decide(results.image(index)), in_the_run)
+    assert decided.any()
+
+
+def test_a_result_of_other_draws_is_not_decided_on(
+    network: Network, bank: Bank, triage: Triage, test_images: Labels
+) -> None:
+    result = MCBN(network, bank, draws=2)(Path(str(test_images.images)) / f"s{TEST[0]}.png")
+    with pytest.raises(WrongUse, match=r"The triage is of 3 draws, and this result of 2\."):
+        triage.decide(result)
+
+
+def test_the_threshold_of_images_is_not_compared_with_pixels() -> None:
+    decision = asked_of("image", 0.5).decision
+    assert decision.accepts([0.2, 0.7]).tolist() == [True, False]
+    with pytest.raises(WrongUse, match=r"of images, and a map was given"):
+        decision.accepts(np.zeros((4, 4)))
 
 
 @pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
