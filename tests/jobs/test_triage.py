@@ -143,6 +143,8 @@ def test_predict_writes_what_is_accepted_pixel_by_pixel_and_image_by_image(
     content = json.loads((run / "triaged.json").read_text(), parse_constant=pytest.fail)
     assert content["images"] == 6
     assert content["shift"]["p"] is not None
+    assert content["text"][0] == f"Guarantee: {content['promise']}."
+    assert "is at most 5 %" in content["promise"]
 
 
 def test_the_sets_of_a_run_cover_the_true_classes_as_often_as_asked(
@@ -213,6 +215,7 @@ def test_a_shifted_run_is_warned_of_at_once_and_called_void_at_its_end(
     assert summary.triaged is not None
     assert summary.triaged["shift"]["shifted"]
     assert summary.triaged["promise"].startswith("void")
+    assert summary.triaged["text"][0] == "Guarantee: void: the images are shifted."
     assert caplog.text.count("of the first 8 images differs from the validation images'") == 1
     assert "of the first" not in " ".join(summary.triaged["text"])
 
@@ -589,7 +592,9 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
     options = ("--bank", tmp_path / "bank.safetensors", "--triage", triage, "--precision", "fp32")
     done = invoked("predict", "scenes", test_images.images, *options, "-o", run)
     assert done.exit_code == 0, done.output
-    assert "images are accepted whole" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    assert "images are accepted whole" in said
+    assert "Guarantee: in expectation over validation sets and new images, the share" in said
     asked = ("evaluate", "scenes", "--json", "--images", test_images.images, "--labels", test_images.labels)
     checked = invoked(*asked, *options, "--methods", "mcbn", "-o", tmp_path / "test")
     assert checked.exit_code == 0, checked.output

@@ -142,13 +142,14 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
             f"{len(passing)} of {len(done)} images are accepted whole, {len(done) - len(passing)} are for review; "
             f"{percent(mean)} of the pixels of an image are accepted on average (by {triage.plan.unit})."
         )
-    text = [sentence, shift_sentence(shift, triage)]
+    promised = promise_or_void(triage, shifted=shift.shifted)
+    text = [f"Guarantee: {promised}.", sentence, shift_sentence(shift, triage)]
     again = {str(line["sha256"])[:SHA_DIGITS] for line in done.values()} & set(triage.source["sha256"])
     if again:
         text.append(seen_sentence(len(again), len(done)))
     text += triage.warnings
     content = {
-        "promise": promise_or_void(triage, shifted=shift.shifted),
+        "promise": promised,
         "images": len(done),
         "accepted_images": len(passing),
         "accepted_pixels": mean,
