@@ -468,7 +468,9 @@ def test_plots_carry_the_scores_and_the_thresholds(page: Any, made: Made) -> Non
     (gain,) = (gain for gain in (made.scores.comparisons or {})["gains"] if gain["rival"] == "deterministic")
     table = page.locator("table[aria-label^='mcbn minus deterministic']")
     names, verdicts = (table.locator(f"tbody {cell}").all_inner_texts() for cell in ("th", "td:last-child"))
-    assert verdicts[names.index("NLL")] == in_short(gain["differences"]["nll"])
+    assert verdicts[names.index("NLL ↓")] == in_short("nll", gain["differences"]["nll"])
+    assert "mIoU ↑" in names
+    assert page.locator("table[aria-label^='Scores in'] th:text-is('mIoU ↑')").count() == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

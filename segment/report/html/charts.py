@@ -96,7 +96,8 @@ def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, An
         return []
     words = {"x": "share of pixels that is kept", "y": "share of them that is wrong"}
     more = {"shares": True, "xWord": "kept", "yWord": "of them wrong", "hint": "Point at a line to read its threshold."}
-    return [{"title": "Risk and coverage: errors below a threshold", "lines": lines, **words, **more}]
+    title = "Risk and coverage of this run: errors below a threshold"
+    return [{"title": title, "lines": lines, **words, **more}]
 
 
 def sweep_charts(rows: Sequence[Row]) -> list[Chart]:

@@ -15,8 +15,7 @@ from segment.errors import SegmentError
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Triage, percent
 from segment.report.method_comparison import best_entry
-from segment.report.tables import entry_decimals, verdict, words
-from segment.significance.corrections import SIGNIFICANT
+from segment.report.tables import ARROWS, arrow, entry_decimals, gained, heading, words
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
 RANKING = ("error_auroc", "ause")
@@ -25,7 +24,7 @@ BEST_MEASURE = "Error AUROC and AUSE are by the measure that does best in each, 
 TITLES = {"nll": "NLL, nats", "brier": "Brier score"}
 MEANING = (
     "Significant: the 95 % interval leaves out 0, also after Holm's correction for the number of tests, and with "
-    "several banks the difference is larger than twice its standard deviation over them."
+    "several banks the difference is larger than twice its standard deviation over them. " + ARROWS
 )
 NO = ("not significant", "no")
 MOST = 200
@@ -42,17 +41,21 @@ def score_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
         cells = [_with_interval(scores_of.get(score) or {}) for score in SHOWN]
         cells += [_of_best_measure(score, scores_of) for score in RANKING]
         rows.append([name, str(method["passes_per_image"]), *cells])
-    columns = ["method", "passes", *(TITLES.get(score, words(score)) for score in (*SHOWN, *RANKING))]
+    columns = [
+        "method",
+        "passes",
+        *(f"{TITLES.get(score, words(score))} {arrow(score)}" for score in (*SHOWN, *RANKING)),
+    ]
     title = f"{title}, with 95 % intervals over images"
-    return [{"title": title, "text": [BEST_MEASURE], "columns": columns, "rows": rows}] if rows else []
+    return [{"title": title, "text": [f"{BEST_MEASURE} {ARROWS}"], "columns": columns, "rows": rows}] if rows else []
 
 
 def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
-    """What a method gains over its rival, score by score, and whether it is more than chance."""
+    """How a method differs from its rival, score by score, and whether it is better or worse by more than chance."""
     tables = []
     for gain in comparisons.get("gains", []):
         rows = [
-            [words(score), *signed_with_interval(entry), in_short(entry)]
+            [heading(score), *signed_with_interval(entry), in_short(score, entry)]
             for score, entry in gain["differences"].items()
             if entry.get("value") is not None and entry.get("low") is not None
         ]
@@ -70,18 +73,20 @@ def signed_with_interval(entry: Mapping[str, Any]) -> tuple[str, str]:
     ('-0.00043', '-0.00060 to -0.00020')
     """
     digits = entry_decimals(entry, 4)
-    value, low, high = (f"{entry[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    value, low, high = (f"{entry[key]:+z.{digits}f}" for key in ("value", "low", "high"))
     return value, f"{low} to {high}"
 
 
-def in_short(entry: Mapping[str, Any]) -> str:
-    """Whether a difference is significant, and if not for what.
+def in_short(score: str, entry: Mapping[str, Any]) -> str:
+    """Which way a difference is significant, and if it is not for what.
 
-    >>> in_short({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
+    >>> in_short("nll", {"value": 0.2, "low": 0.1, "high": 0.3})
+    'worse'
+    >>> in_short("nll", {"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
     "no, after Holm's correction"
     """
-    outcome = verdict(entry)
-    return "yes" if outcome == SIGNIFICANT else outcome.replace("not significant after", "no, after").replace(*NO)
+    found = gained(score, entry).removeprefix("significantly ")
+    return found.replace("not significant after", "no, after").replace(*NO)
 
 
 def table_of_file(content: Mapping[str, Any], title: str) -> Table:

@@ -93,8 +93,8 @@ def settings(run: SavedRun) -> list[tuple[str, str]]:
     timings, made = run.record.get("timings", {}), run.record.get("versions", {})
     pairs = [("network", str(asked.get("model", "not recorded")))]
     pairs += [("images", str(asked.get("source", asked.get("images", ""))))]
-    if "tuned" in asked:
-        pairs.append(("method", f"{asked['tuned']['method']}, a setting of segment tune"))
+    tuned = f"{asked['tuned']['method']}, a setting of segment tune" if "tuned" in asked else ""
+    pairs += [("method", tuned or "mcbn")] if tuned or "bank" in asked else []
     if "draws" in plan:
         auto = ", as many as an image needs" if asked.get("draws") == "auto" else ""
         pairs.append(("draws", f"T = {plan['draws']}{auto}"))
