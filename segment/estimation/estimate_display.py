@@ -112,14 +112,15 @@ class EstimateDisplay:
         """Write prediction, maps, heat map and overlay into a folder, as `segment predict` does for an image.
 
         Args:
-            folder: made if it is not there; N images have a folder each below it, named 0, 1, ...
-            formats: as `segment predict --format`.
+            folder: made if it is not there; N images have a folder each below it, named 0, 1, ... Maps of another
+                result there that this one lacks are removed.
+            formats: as `segment predict --format`, without nii and video.
 
         Returns:
             The files that were written.
 
         Raises:
-            WrongUse: an unknown format, or a folder that cannot be written.
+            WrongUse: an unknown format, one of volumes or videos, or a folder that cannot be written.
 
         """
         return tuple(import_module(FILES).save(self, Path(folder), names_in(formats)))

@@ -154,7 +154,26 @@ def test_what_is_saved_reads_back(mcbn: segment.MCBN, picture: np.ndarray, tmp_p
     assert [path.relative_to(tmp_path / "two").as_posix() for path in files] == ["0/maps.npz", "1/maps.npz"]
     with pytest.raises(WrongUse, match=r"No format is called 'nzp'\. Near: 'npz'"):
         estimate.save(tmp_path / "three", formats=("nzp",))
+    with pytest.raises(WrongUse, match="Format nii: a result in memory is no slice of a volume"):
+        estimate.save(tmp_path / "three", formats="nii")
     assert not (tmp_path / "three").exists()
+
+
+def test_a_folder_holds_no_map_of_the_result_that_was_saved_there_before(
+    mcbn: segment.MCBN, picture: np.ndarray, tmp_path: Path
+) -> None:
+    mcbn([picture, picture]).save(tmp_path, formats=("png", "tif"))
+    (tmp_path / "0" / "mine.png").touch()
+    mcbn([picture, picture], ["variance"]).save(tmp_path, formats=("png", "tif"))
+    for index in "01":
+        names = {path.relative_to(tmp_path / index).as_posix() for path in (tmp_path / index).rglob("*.*")} - {
+            "mine.png"
+        }
+        assert names == {
+            *("prediction.png", "overlay.png", "overlay_uncertainty.png", "variance.png", "raw/variance.png"),
+            *("prediction.tif", "probability.tif", "variance.tif"),
+        }
+    assert (tmp_path / "0" / "mine.png").exists()
 
 
 def test_the_overlay_is_that_of_a_run(mcbn: segment.MCBN, picture: np.ndarray, tmp_path: Path) -> None:

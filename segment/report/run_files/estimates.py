@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from segment.errors import imported
+from segment.errors import WrongUse, imported
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext, each_shown, measure_of, view_of
 from segment.files.exports.formats import checked
-from segment.files.writing import check_writable
+from segment.files.writing import check_writable, discard
 from segment.images.find import Source
 from segment.pictures.heatmaps import scale_of
 from segment.report.run_files.image_files import ImageResult, render
 from segment.report.run_files.style import PictureStyle
+from segment.uncertainty.measures import MEASURES
+
+OF_SEQUENCES = ("nii", "video")
+"""Formats of volumes and videos, which an estimate is not of."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,23 @@ def save(estimate: Estimate[Any], folder: Path, formats: tuple[str, ...] = ("png
 
     Args:
         estimate: of one image or several.
-        folder: made if it is not there; files of the same names are replaced.
-        formats: as `segment predict --format`.
+        folder: made if it is not there; files of the same names are replaced, and files of measures that this estimate
+            lacks are removed: they are another's.
+        formats: as `segment predict --format`, without nii and video.
 
     Returns:
         The files that were written.
 
     Raises:
-        WrongUse: an unknown format, or a folder that cannot be written.
+        WrongUse: an unknown format, one of volumes or videos, or a folder that cannot be written.
 
     """
-    formats = tuple(name for name in checked(formats) if name not in ("nii", "video"))  # of volumes and videos only
+    formats = checked(formats)
+    if sequences := [name for name in formats if name in OF_SEQUENCES]:
+        raise WrongUse(
+            f"Format {' and '.join(sequences)}: a result in memory is no slice of a volume and no frame of a video; "
+            "`segment predict --format` writes both."
+        )
     folder = folder.resolve()
     check_writable(folder / ".estimate")
     view = view_of(estimate)
@@ -79,6 +89,9 @@ def _written(
         picture = np.full((*np.shape(arrays.prediction)[-2:], 3), 255, np.uint8)
     result = ImageResult(Source(name, Path(name)), picture, arrays, style, maps, model=view.name)
     files, _ = render(run, result, formats)
+    absent = [measure for measure in MEASURES if measure not in arrays.maps]
+    earlier = [file for measure in absent for file in (f"{measure}.png", f"raw/{measure}.png", f"{measure}.tif")]
+    discard((run.path(name, file) for file in earlier), run.folder)
     return [run.folder / file for file in files]
 
 
