@@ -185,6 +185,11 @@ def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_li
         scores = (segment.load_run(tmp_path / name).scores or {})["methods"]["mcbn"]["scores"]
         (legend,) = (each["legend"] for each in pages[-1]["charts"][0]["lines"] if "entropy" in each["name"])
         assert (f"AURC {scores['aurc.predictive_entropy']['value']:.4f}," in legend) == used
+    predict(network, other.images, bank, tmp_path / "fewer", PredictPlan(formats=("npz",)))
+    report([tmp_path / "fewer", tmp_path / "same"], tmp_path / "r.html", labels=tmp_path / "own" / "labels")
+    assert [line for line in pages[2]["warnings"] if line.startswith("The scores in")] == [
+        "The scores in 'same' are of 2 images; the run shows 1 of them."
+    ]
     assert not [line for line in pages[0]["warnings"] if line.startswith("The scores in")]
     assert [line for line in pages[1]["warnings"] if line.startswith("The scores in")] == [
         "The scores in 'others' are of other images: 1 of the run's 2 are among its 1.",

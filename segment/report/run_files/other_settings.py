@@ -12,7 +12,9 @@ def differences(run: SavedRun, evaluation: SavedRun) -> list[str]:
     """What makes an evaluation's scores those of something else than the run shows; [] where nothing does."""
     name, lines = evaluation.folder.name, []
     own, scored = _images(run), _images(evaluation)
-    if own != scored:
+    if own != scored and own <= scored:
+        lines.append(f"The scores in {name!r} are of {scored.total()} images; the run shows {own.total()} of them.")
+    elif own != scored:
         lines.append(
             f"The scores in {name!r} are of other images: {(own & scored).total()} of the run's {own.total()} are "
             f"among its {scored.total()}."
