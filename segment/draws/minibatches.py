@@ -45,7 +45,8 @@ def check_enough(batch: int, images: int) -> None:
     if batch > images:
         raise WrongUse(
             f"A mini-batch of {batch} images was asked of {images}; no image is used twice in a mini-batch. "
-            f"Give at least {batch} images, or ask for mini-batches of {images} or fewer."
+            f"Give at least {batch} images, or ask for mini-batches of {images} or fewer: --batch {images} (`batch=` "
+            "in Python; --batches of a sweep). Where nobody names it, M is the card's `training: batch`, else 32."
         )
 
 

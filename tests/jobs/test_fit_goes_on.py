@@ -85,6 +85,17 @@ def test_the_same_call_goes_on_to_the_same_bits(fits: Fit, whole: str, caplog: p
     assert (fits.partial.exists(), fits.output.exists()) == (False, True)
 
 
+def test_of_a_refusal_that_would_come_again_nothing_is_kept(fits: Fit, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if stage == "recording draws" and done == 2:
+            raise WrongUse("Statistics images must share one size.")
+
+    with pytest.raises(WrongUse, match="one size"):
+        fits(refused)
+    assert "the same command goes on" not in caplog.text
+    assert not fits.partial.exists()
+
+
 def test_all_draws_that_were_recorded_are_kept_when_time_has_passed(
     fits: Fit, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -524,7 +524,9 @@ def test_a_module_without_a_card_is_told_of_no_card_and_of_tensors_nothing_is_sa
 
 
 def test_fewer_images_than_a_mini_batch_are_refused() -> None:
-    with pytest.raises(WrongUse, match="mini-batch of 32 images was asked of 5"):
+    with pytest.raises(
+        WrongUse, match=r"of 32 images was asked of 5;.* --batch 5 .*the card's `training: batch`, else 32"
+    ):
         segment.fit_bank(network_of(), noise(5, 3, 16, 16))
     with pytest.raises(WrongUse, match="mini-batch of 3 images was asked of 2"):
         segment.fit_bank(trained(), [pixels(), pixels()])

@@ -348,11 +348,16 @@ def test_images_of_deep_bands_are_read_as_the_run_read_them(
         select(tmp_path / "run", 2, unlike=True)
 
 
-def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> None:
+def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="needs maps"):
         select_regions(runs / "scores", 3)
     with pytest.raises(WrongUse, match="has no map 'variance'"):
         select_regions(runs / "maps", 3, measure="variance")
+    pictures = shutil.copytree(runs / "maps", tmp_path / "pictures")
+    for path in pictures.rglob("maps.npz"):
+        path.unlink()
+    with pytest.raises(WrongUse, match=r"maps\.npz' is not there, and --regions needs its maps: .*npz among --format"):
+        select_regions(pictures, 3)
     for name in ("prediction", "probability", "p95.variance"):
         with pytest.raises(WrongUse, match=f"ranked by a measure's mean, and '{name}' is none"):
             select_regions(runs / "maps", 3, measure=name)
@@ -445,7 +450,7 @@ def test_windows_of_a_run_on_a_store_are_those_of_the_same_run_here(runs: Path, 
     crops = {path.name for path in files_below(folder)}
     assert crops == {path.name for path in local.iterdir() if not path.name.startswith("003_")}
     remove([there / "maps" / found[0].id / "maps.npz"])
-    with pytest.raises(WrongUse, match=r"'memory://.*maps.npz' does not read"):
+    with pytest.raises(WrongUse, match=r"'memory://.*maps.npz' is not there"):
         select_regions(there / "maps", 3)
 
 

@@ -141,9 +141,13 @@ def _map(path: Path, name: str) -> NDArray[np.float32]:
             if name in archive.files:
                 return np.asarray(archive[name], dtype=np.float32)
             known = ", ".join(archive.files)
+    except FileNotFoundError:
+        raise WrongUse(
+            f"{url_of(path)!r} is not there, and --regions needs its maps: predict again with npz among --format."
+        ) from None
     except ARRAY_ERRORS:
         raise WrongUse(
-            f"{url_of(path)!r} does not read; --regions needs the maps of `segment predict --format npz`."
+            f"{url_of(path)!r} does not read, and --regions needs its maps: predict again with npz among --format."
         ) from None
     raise WrongUse(f"{url_of(path)!r} has no map {name!r}; it has {known}.")
 

@@ -16,7 +16,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
 from segment.draws.image_pool import ImagePool
 from segment.draws.minibatches import MiniBatch
-from segment.errors import BankRefused, ModelRefused, PredictionFailed
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
 from segment.files.banks.unfinished import PartialBank
@@ -69,9 +69,12 @@ def recorded(
         progress("recording draws", before, len(picks))
         try:
             runner(recorder, list(enumerate(picks))[before:])
-        finally:
+        except WrongUse:
+            raise  # the same command would end in the same way
+        except BaseException:
             if keep is not None and before < len(first := recorder.first_draws) < len(picks) and keep(first):
                 log.warning("%d of %d draws are kept: the same command goes on with them.", len(first), len(picks))
+            raise
         draws = recorder.first_draws
         bank = Bank.of_draws(draws)
         # one plain pass: a network whose output is not finite has no use for a bank
