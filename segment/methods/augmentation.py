@@ -99,7 +99,7 @@ class Augmented(Composite):
 
 def augmented(method: Method, chosen: tuple[View, ...], name: str = "tta") -> Augmented:
     """Every view of the image under the method's passes."""
-    return Augmented((method,) * len(chosen), chosen, name, note="views are no random sample")
+    return Augmented((method,) * len(chosen), chosen, name)
 
 
 def dropout_augmented(method: Dropout, chosen: tuple[View, ...]) -> Augmented:

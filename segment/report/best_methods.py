@@ -49,15 +49,28 @@ def _few(gains: Sequence[Gain], images: int) -> list[str]:
 
 
 def _best(comparisons: Sequence[Comparison]) -> list[str]:
-    """The methods that are best in some score: significantly against every other one, and not so."""
+    """The methods that are best in some score: significantly against every other one, not so, and with an equal one."""
     sure: dict[str, list[str]] = {}
     open_: dict[str, list[str]] = {}
+    ties: dict[str, list[str]] = {}
     for comparison in comparisons:
+        name = _short(comparison.score)
+        if equal := _equal(comparison):
+            ties.setdefault("** and **".join([comparison.best, *equal]), []).append(name)
+            continue
         significant = all(verdict(entry) == SIGNIFICANT for entry in comparison.differences.values())
-        scores = (sure if significant else open_).setdefault(comparison.best, [])
-        scores.append(_short(comparison.score))
-    lines = [f"Significantly best: {_by_method(sure)}."] if sure else []
-    return lines + ([f"Best, but not significantly against every other method: {_by_method(open_)}."] if open_ else [])
+        (sure if significant else open_).setdefault(comparison.best, []).append(name)
+    lines = {
+        "Significantly best": sure,
+        "Best, but not significantly against every other method": open_,
+        "Best, and equal to each other": ties,
+    }
+    return [f"{what}: {_by_method(of)}." for what, of in lines.items() if of]
+
+
+def _equal(comparison: Comparison) -> list[str]:
+    """The methods whose score is the best one's."""
+    return [name for name, entry in comparison.differences.items() if entry["value"] == 0]
 
 
 def _by_method(scores: Mapping[str, Sequence[str]]) -> str:
@@ -77,7 +90,7 @@ def _short(score: str) -> str:
 def _gain(gain: Gain) -> str:
     known = counted(gain.differences)
     differences = [f"{_short(score)} {signed(gain.differences[score])}" for score in GAIN_SCORES if score in known]
-    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
+    passes = f"{gain.passes[0]} passes instead of {gain.passes[1]}"
     return f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}"
 
 
@@ -116,6 +129,10 @@ def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
     for comparison in _counted(comparisons):
         following, entry = next(iter(comparison.differences.items()))
         by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
-        line, found = f"{_short(comparison.score)}: {comparison.best}, next {following} ({by}),", verdict(entry)
-        lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
+        score = _short(comparison.score)
+        if equal := _equal(comparison):
+            lines.append(f"{score}: {' and '.join([comparison.best, *equal])} are equal")
+            continue
+        line, outcome = f"{score}: {comparison.best}, next {following} ({by}),", verdict(entry)
+        lines.append(f"{line} {outcome}" if len(f"{line} {outcome}") <= WIDTH else f"{line}\n    {outcome}")
     return lines

@@ -71,9 +71,9 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     if entry is None or entry["value"] is None:
         return "–"
     digits = entry_decimals(entry, digits)
-    text = f"{entry['value']:.{digits}f}"
+    text = f"{entry['value']:z.{digits}f}"
     if entry.get("low") is not None:
-        text += f" ({entry['low']:.{digits}f}..{entry['high']:.{digits}f})"
+        text += f" ({entry['low']:z.{digits}f}..{entry['high']:z.{digits}f})"
     if entry.get("bank_sd") is not None:
         text += f" ±{entry['bank_sd']:.{digits + 1}f}"
     return text
@@ -126,7 +126,7 @@ def short(value: float, digits: int, sign: str = "") -> str:
     >>> short(0.5, 3), short(-0.5, 2), short(1.5, 1, "+")
     ('.500', '-.50', '+1.5')
     """
-    text = f"{value:{sign}.{digits}f}"
+    text = f"{value:{sign}z.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
@@ -248,9 +248,12 @@ def signed(entry: Mapping[str, Any]) -> str:
 
     >>> signed({"value": -0.0321, "low": -0.04, "high": -0.02})
     '-0.032 (-0.040..-0.020)'
+    >>> signed({"value": -0.0001, "low": -0.008, "high": 0.008})
+    '0.000 (-0.008..0.008)'
     """
     text = number(entry)
-    return text if text.startswith("-") or text == "–" else f"+{text}"
+    zero = text == "–" or not float(text.split()[0])
+    return text if text.startswith("-") or zero else f"+{text}"
 
 
 def verdict(entry: Mapping[str, Any]) -> str:

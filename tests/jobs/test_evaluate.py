@@ -360,7 +360,7 @@ def test_the_best_method_goes_by_the_direction_of_each_score_and_is_paired_over_
     assert scores({"sure": MethodBoards((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
     sentences = in_short(list(by_score.values()), [], 30)
     assert sentences[0].startswith("Significantly best: **sure** in NLL, Brier")
-    assert sentences[1].startswith("Best, but not significantly against every other method: **sure** in mIoU, accuracy")
+    assert sentences[1].startswith("Best, and equal to each other: **sure** and **unsure** in mIoU, accuracy, Dice")
 
 
 def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
@@ -380,7 +380,7 @@ def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spr
     assert entry["value"] == pytest.approx(np.mean(each), abs=1e-6)
     assert entry["bank_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
     (line,) = in_short([], [gain], 30)
-    assert line.startswith("**mcbn over deterministic** (8 passes for 1): NLL -0.347 (")
+    assert line.startswith("**mcbn over deterministic** (8 passes instead of 1): NLL -0.347 (")
     nobody = gains({"mcbn": MethodBoards((boards[1],), 8, 1.0), "tta": MethodBoards((boards[0],), 2, 1.0)})
     assert nobody == []
 
@@ -766,7 +766,7 @@ def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, d
     )
     assert ended.exit_code == 0
     assert "Best two methods" in ended.stdout
-    assert "mcbn over deterministic (4 passes for 1)" in " ".join(ended.stdout.split())
+    assert "mcbn over deterministic (4 passes instead of 1)" in " ".join(ended.stdout.split())
     page = (tmp_path / "results.md").read_text()
     assert "| mcbn | 4 |" in page
     assert "bank of 4 draws of M = 4" in page

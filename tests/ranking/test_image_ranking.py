@@ -120,7 +120,8 @@ def test_rankings_are_chosen_on_validation_images_and_their_words_say_what_is_no
     rng = np.random.default_rng(4)
     chance = {"mcbn": [row | {"dice": rng.random(), "accuracy": rng.random()} for row in images(12, seed=5)]}
     lines = image_ranking_sentences(rank_images(chance, Validation.none()))
-    assert all("no finding" in line for line in lines)
+    assert all(line.startswith("- No number is shown to rank images by their ") for line in lines)
+    assert all(". The nearest is " in line for line in lines)
     assert lines
     assert image_ranking_sentences(rank_images({"mcbn": images(1)}, Validation.none())) == []
 

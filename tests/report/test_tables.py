@@ -54,6 +54,9 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
     (line,) = best_two_lines([compared(**{"mean_statistics+tta+temperature": difference(-0.02, 0.01, 0.2)})])
     first, second = line.splitlines()
     assert (len(first) <= 78, second) == (True, "    not significant after Holm's correction")
+    tie = replace(compared(tta=difference(0.0, 0.01, 1.0), dropout=open_), score="miou")
+    assert in_short([tie], [], 9) == ["Best, and equal to each other: **mcbn** and **tta** in mIoU."]
+    assert best_two_lines([tie]) == ["mIoU: mcbn and tta are equal"]
     (row,) = best_two([compared(tta=clear, dropout=open_)])
     assert row[-1] == "significant"
     assert BEST_TWO[-1] == "significant against the next"
@@ -75,7 +78,7 @@ def test_small_scores_have_two_significant_digits_and_large_ones_three_decimals(
     entry = {"value": value, "low": low, "high": high}
     assert number(entry) == text
     assert compact(entry).split() == narrow.split()
-    assert signed(entry) == (text if value < 0 else f"+{text}")
+    assert signed(entry) == (text if value <= 0 else f"+{text}")
 
 
 def test_numbers_of_values_too_small_to_be_shown_are_those_of_every_pixel_in_turn() -> None:
@@ -108,7 +111,7 @@ def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> N
     gain = Gain("mcbn", "deterministic", (16, 1), {"nll": untested})
     assert in_short([compared(deterministic=untested)], [gain], 5) == [
         "With 5 images no difference can be significant: 6 are the least.",
-        "**mcbn over deterministic** (16 passes for 1): NLL -0.020 (-0.030..-0.010).",
+        "**mcbn over deterministic** (16 passes instead of 1): NLL -0.020 (-0.030..-0.010).",
     ]
     assert in_short([], [gain], 6)[0].endswith("; significantly better in 0 of 1 scores, worse in 0.")
 

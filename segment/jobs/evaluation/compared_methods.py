@@ -146,9 +146,14 @@ def build_methods(
     passes = replace(FAST, precision=precision)
     maker = _Maker(network, banks, plan, passes, drawn, calls, members)
     methods = {name: maker.methods(combination(name)) for name in names}
-    notes = {name: of_banks[0].note for name, of_banks in methods.items() if of_banks[0].note}
+    notes = {name: _noted(of_banks[0]) for name, of_banks in methods.items() if of_banks[0].note}
     seen = frozenset(mark for bank in banks for mark in marks_in(bank.provenance))
     return ComparedMethods(network, methods, plan, precision, why, notes, seen)
+
+
+def _noted(method: Method) -> str:
+    """A method's note for a reader of its scores: of several passes, why their standard error is not given."""
+    return method.note if method.draws == 1 else f"no standard error is given, for {method.note}"
 
 
 @dataclass(frozen=True)
