@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ def evaluate(
 
     images, labels: two SRCs; or in `images` a `Labels`, a Dataset, a DataLoader or any iterable whose items are (image,
     label) or dictionaries with `image` and `label`: batches of them, or one a time. A label is H W of class indices
-    bank: a bank, its file, or several; output: the folder of files; None: a temporary one, which is gone afterwards
+    bank: a bank, its file, or several; output: the folder of files; None: a temporary one, which is gone afterwards:
+    the result's `folder` is None
     methods, draws: as the command's; plan: takes their place. validation: as `images`, or a pair of SRCs
     mean, std, channels: as `MCBN` takes them
     Errors: as the command's, each a SegmentError.
@@ -92,7 +93,7 @@ def evaluate(
     if output is not None:
         return scored(Path(output))
     with tempfile.TemporaryDirectory(prefix="segment-") as folder:
-        return scored(Path(folder) / "scores")
+        return replace(scored(Path(folder) / "scores"), folder=None)
 
 
 def _data(images: Any, labels: str | Path | None) -> Labels:

@@ -80,6 +80,7 @@ class Validation:
 class Evaluation:
     """The result of an evaluation; all of it is in its folder too.
 
+    folder: None where the files are gone, as of `segment.evaluate` without `output`
     failed: id of a test image -> why; validation images that failed are in `validation.failed`
     warnings: what makes the scores misleading, to be read before them
     triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
@@ -88,7 +89,7 @@ class Evaluation:
     annotators: scores against several annotators, as in annotators.json; empty for one
     """
 
-    folder: Path
+    folder: Path | None
     scores: Mapping[str, Any]
     comparisons: Sequence[Comparison]
     gains: Sequence[Gain]
@@ -105,7 +106,8 @@ class Evaluation:
     def __repr__(self) -> str:
         methods = self.scores["methods"]
         lines = [f"Evaluation of {self.record.get('settings', {}).get('model', 'a network')}: "]
-        lines[0] += f"{count_of(self.scores['images'], 'image')}, {len(self.failed)} failed, in {self.folder}"
+        lines[0] += f"{count_of(self.scores['images'], 'image')}, {len(self.failed)} failed"
+        lines[0] += "" if self.folder is None else f", in {self.folder}"
         lines[0] += f"; {count_of(len(other), 'validation image')} failed" if (other := self.validation.failed) else ""
         for name in list(methods)[:SHOWN_ROWS]:
             lines.append(f"  {name}: {_in_words(methods[name]['scores'])}")

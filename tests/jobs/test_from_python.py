@@ -174,6 +174,9 @@ def test_an_evaluation_of_a_loader_has_the_scores_of_the_files(module: Toy, file
     expected = segment.evaluate(module, str(files / "images"), files / "labels", output=files / "scores", **options)
     assert found.scores["images"] == 5
     assert not found.failed
+    assert found.folder is None
+    assert repr(found).partition("\n")[0].endswith("5 images, 0 failed")
+    assert f"0 failed, in {files / 'scores'}" in repr(expected)
     for method in ("deterministic", "mcbn"):
         scores = found.scores["methods"][method]["scores"]
         for name in ("nll", "miou", "accuracy", "brier", "error_auroc.predictive_entropy"):

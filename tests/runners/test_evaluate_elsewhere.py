@@ -61,6 +61,7 @@ def data(tmp_path: Path) -> Labels:
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
     """All files of an evaluation as JSON or arrays, without seconds."""
+    assert evaluation.folder is not None
     read: dict[str, Any] = {}
     for path in sorted(evaluation.folder.glob("*")):
         if path.suffix == ".json" and path.name != "run.json":

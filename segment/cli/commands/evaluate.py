@@ -201,11 +201,11 @@ def evaluate(
             triage=asked_triage,
             tuned=None if tuned is None else read_tuned(tuned),
         )
-    pictures: list[Path] = []
+    folder, pictures = evaluation.folder or output, list[Path]()
     if plots:
         from segment.report.curves import plot_evaluation
 
-        pictures = plot_evaluation(evaluation.scores, evaluation.folder)
+        pictures = plot_evaluation(evaluation.scores, folder)
     if report is not None:
         section = evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title)
         put_section(report, section_name, section, image_key)
@@ -234,12 +234,12 @@ def evaluate(
             screen.table("What the triage kept", columns, outcome_rows(evaluation.triaged), words=("measure",))
             for line in evaluation.triaged["text"]:
                 screen.print_text(line)
-            screen.print_text(f"Image by image: {url_of(evaluation.folder / TRIAGED_TABLE)}")
+            screen.print_text(f"Image by image: {url_of(folder / TRIAGED_TABLE)}")
         if evaluation.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in evaluation.uncertain.items())
             screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
         files = ["scores.json", "comparisons.json", "per_image.csv", *(picture.name for picture in pictures)]
         page = "" if report is None else f" The page: {url_of(report)}."
-        screen.print_text(f"In {url_of(evaluation.folder)}: {', '.join(files)}.{page}")
-        screen.print_text(f"Then: {command_line('report', url_of(evaluation.folder), output='report.html')}")
+        screen.print_text(f"In {url_of(folder)}: {', '.join(files)}.{page}")
+        screen.print_text(f"Then: {command_line('report', url_of(folder), output='report.html')}")
     end_with_failures(evaluation.failed, output, held_out=evaluation.validation.failed, uncertain=evaluation.uncertain)
