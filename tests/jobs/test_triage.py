@@ -521,6 +521,18 @@ def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:
     assert "look like frames of a sequence (numbers alone)." in frames_warning([""])
 
 
+def test_a_limit_that_accepting_everything_meets_is_warned_of(scores: Path, triage: Triage) -> None:
+    loose = calibrate_triage(scores, TriagePlan(max_error=0.5, unit="image"))
+    assert loose.decision.accepted == 1
+    (warning,) = (line for line in loose.warnings if line.startswith("Accepting every image already meets"))
+    assert "the limit of 50 %" in warning
+    assert "--loss dice" in warning
+    of_dice = calibrate_triage(scores, TriagePlan(max_error=0.9, unit="image", loss="dice"))
+    assert of_dice.warnings[-1].endswith("Ask for less by --max-error.")
+    assert triage.decision.accepted < 1
+    assert not any(line.startswith("Accepting every") for line in triage.warnings)
+
+
 def test_numbers_and_nesting_beyond_what_python_reads_are_refused(triage: Triage, tmp_path: Path) -> None:
     path = tmp_path / "triage.json"
     save_triage(triage, path)

@@ -13,7 +13,7 @@ from segment.files.runs.image_counts import read_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import frames, groups_of, sequence_text
-from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit, percent
 from segment.images.find import in_text
 from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.labelled.labels import label_options
@@ -136,6 +136,8 @@ def calibrate_triage(
     warnings = list(scores.warnings)
     if groups is None and (names := frames(ids)):
         warnings.append(frames_warning(names))
+    if decision.accepted == 1:
+        warnings.append(accepts_all(decision, plan))
     return Triage(
         plan=plan,
         decisions=decisions,
@@ -153,4 +155,14 @@ def frames_warning(names: Sequence[str]) -> str:
         f"The ids of the validation images look like frames of {sequences} ({some}). Frames of one sequence are not "
         "independent, so the guarantee holds for other frames of the same at best; give --groups sequence, or a column "
         "of a CSV."
+    )
+
+
+def accepts_all(decision: Decision, plan: TriagePlan) -> str:
+    """That a threshold sends nothing to a person, as of small defects, which are few pixels of an image."""
+    other = ", or for the loss that matters: --protect CLASS, or --unit image --loss dice"
+    return (
+        f"Accepting every {decision.unit} already meets the limit of {percent(plan.max_error)}: the mean loss is "
+        f"{percent(decision.loss)}, so that nothing is left for review. Ask for less by "
+        f"--max-error{other if plan.loss == 'error' and plan.protect is None else ''}."
     )
