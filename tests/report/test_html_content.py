@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
+import pytest
+from PIL import Image
 
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Decision, Reference, Triage, TriagePlan
 from segment.report.html.charts import reliability
-from segment.report.html.details import Sums
+from segment.report.html.details import DetailShape, Sums, thumbnail
 from segment.report.html.tables import table_of_file
 from segment.report.html.words import finding
 
@@ -54,3 +59,10 @@ def test_a_triage_is_a_list_of_its_own_sentences() -> None:
     assert (len(lines), table["rows"][0][2]) == (3, "0.055348")
     assert "below 0.055348 may" in lines[0]
     assert table_of_file(content | {"text": "By hand."}, "t.json")["text"] == ["By hand."]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(48, 48, (96, 96)), (300, 100, (32, 96)), (90, 300, (144, 43))])
+def test_the_picture_of_a_card_shows_all_of_an_image(height: int, width: int, size: tuple[int, int]) -> None:
+    nothing: Any = None  # no maps are shown
+    stream = thumbnail(nothing, nothing, np.zeros((height, width, 3), np.uint8), DetailShape(measures=(), stride=1))
+    assert Image.open(io.BytesIO(stream)).size == size

@@ -106,6 +106,17 @@ def test_numbers_of_values_too_small_to_be_shown_are_those_of_every_pixel_in_tur
     assert "the largest: 0.000032; no image lies above twice the median of 0.000017" in second
 
 
+def test_means_that_are_close_are_stated_with_the_digits_in_which_they_differ() -> None:
+    rows = [
+        {"id": name, "means": {"predictive_entropy": mean}}
+        for name, mean in zip("abc", (0.41, 0.421, 0.4243), strict=True)
+    ]
+    measure = {"name": "predictive_entropy", "title": "predictive entropy", "unit": "nats", "decimals": 2}
+    first, second = finding(rows, measure, Sums())
+    assert first == "Half of the 3 images have a mean predictive entropy below 0.4210 nats."
+    assert "the largest: 0.4243 nats; no image lies above twice the median of 0.4210 nats" in second
+
+
 def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> None:
     untested: Entry = {"value": -0.02, "low": -0.03, "high": -0.01, "p": None, "holm_p": None}
     gain = Gain("mcbn", "deterministic", (16, 1), {"nll": untested})

@@ -37,6 +37,7 @@ LARGEST = 1024
 LONGEST = 2048
 """Rows or columns of a mask at most; of a larger one each second, third, ... is kept."""
 THUMBNAIL = (96, 144)
+"""Height and width of a card's picture at most."""
 SET_ASIDE = 0.1
 """Share of all pixels above the threshold that a report begins with, at most."""
 TOP = 3
@@ -254,13 +255,11 @@ def _at_most(picture: Picture, longest: int) -> Picture:
 
 
 def _thumbnail(picture: NDArray[Any]) -> NDArray[Any]:  # H W ... -> h w ...
-    """Cut to the shape of a card in the gallery, centred."""
+    """All of it, within the picture of a card in the gallery."""
     height, width = picture.shape[:2]
-    scale = max(THUMBNAIL[0] / height, THUMBNAIL[1] / width)
-    rows, columns = min(height, max(1, round(THUMBNAIL[0] / scale))), min(width, max(1, round(THUMBNAIL[1] / scale)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    cut = picture[top : top + rows, left : left + columns]
-    return cv2.resize(cut, (THUMBNAIL[1], THUMBNAIL[0]), interpolation=cv2.INTER_AREA)
+    scale = min(THUMBNAIL[0] / height, THUMBNAIL[1] / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _webp(picture: Picture, quality: int) -> bytes:

@@ -28,10 +28,11 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
         return [f"The report holds {count_of(len(rows), 'image')} without uncertainty maps."]
     name, unit = measure["title"], f" {measure['unit']}" if measure["unit"] else ""
     means = np.array([row["means"][measure["name"]] for row in known])
-    middle = float(np.median(means))
+    middle, largest = float(np.median(means)), float(means.max())
+    digits = max(decimals(value, measure["decimals"]) for value in (middle, largest, largest - middle))
 
     def shown(value: float) -> str:
-        return f"{value:.{decimals(value, measure['decimals'])}f}{unit}"
+        return f"{value:.{digits}f}{unit}"
 
     high = int((means > 2 * middle).sum())
     counts = sums.ranked.get(measure["name"])
@@ -51,7 +52,7 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     worst = known[int(np.argmax(means))]["id"]
     many = count_of(high, "image") if high else "no image"
     more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {shown(middle)}"
-    second = f"Begin with {worst!r}, whose mean {name} is the largest: {shown(float(means.max()))}; {more}."
+    second = f"Begin with {worst!r}, whose mean {name} is the largest: {shown(largest)}; {more}."
     return [first, second]
 
 
