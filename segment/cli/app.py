@@ -100,8 +100,8 @@ MaxPixels = Annotated[
 class App(typer.Typer):
     """Commands with the options that callbacks obey, so that no command declares them.
 
-    All have `--config`, `--verbose` and `--quiet`; those with a runner `--log-json`; those that take MODEL the options
-    on how images are read.
+    All have `--config`, `--verbose` and `--quiet`; those with a runner `--log-json`; those that take MODEL and
+    read images the options on how.
     """
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
@@ -133,11 +133,15 @@ class App(typer.Typer):
         return add
 
 
+READ = ("images", "source", "run", "paths")
+"""Parameters of commands whose images are read; `inspect` and `export` read none."""
+
+
 def _shared_options(own: Collection[str]) -> dict[str, tuple[Any, Any]]:
     """Annotation and default of what `App` adds to a command of these parameters, in the order of its `--help`."""
     added: dict[str, tuple[Any, Any]] = {"log_json": (event_log.LogJson, "")} if "runner" in own else {}
     added |= {"config": (Config, None), "verbose": (Verbose, False), "quiet": (Quiet, False)}
-    if "model" in own:
+    if "model" in own and any(name in own for name in READ):
         added |= {"isolate": (Isolate, False), "max_pixels": (MaxPixels, None)}
     return added
 

@@ -579,8 +579,10 @@ def test_every_command_has_the_shared_options_and_a_log_of_events_where_it_has_a
         for option in ("--json", "--config", "--verbose", "--quiet"):
             assert option in ended.out, command
         assert ("--log-json" in ended.out) == ("--runner" in ended.out), command
-        for option in ("--isolate", "--prefix", "--extra-keys"):
+        for option in ("--prefix", "--extra-keys"):
             assert (option in ended.out) == ("--trust" in ended.out), command
+        reads = "--trust" in ended.out and command not in ("inspect", "export")
+        assert ("--isolate" in ended.out, "--max-pixels" in ended.out) == (reads, reads), command
 
 
 @pytest.mark.parametrize(
