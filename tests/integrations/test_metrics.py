@@ -99,6 +99,9 @@ def test_estimates_are_counted_with_all_their_maps_and_any_metric_takes_the_draw
     estimate = mcbn(images[:2])
     one, several = (UncertaintyScores(CLASSES, measures=("mutual_information", "variance")) for _ in range(2))
     several.update(estimate, labels)
+    in_numpy = UncertaintyScores(CLASSES, measures=("mutual_information", "variance"))
+    in_numpy.update(estimate.numpy(), labels)
+    assert in_numpy.compute() == several.compute()
     for index in range(2):
         one.update(mcbn(images[index]), labels[index])
     for name, value in several.compute().items():

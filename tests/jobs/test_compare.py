@@ -117,9 +117,8 @@ def test_the_mean_over_labels_is_no_confidence_of_a_label(runs: Path, tmp_path: 
 def test_a_method_of_several_banks_is_compared_by_one_and_the_page_says_so(
     network: Network, bank: Bank, runs: Path, tmp_path: Path
 ) -> None:
-    evaluate_into(
-        network, written(tmp_path / "data", TEST[:6]), tmp_path / "two", banks=[bank, bank.first(2)], plan=PLAN
-    )
+    data, other = written(tmp_path / "data", TEST[:6]), bank_of_scenes(network, draws=2, seed=1)
+    evaluate_into(network, data, tmp_path / "two", banks=[bank, other], plan=PLAN)
     compared = compare(tmp_path / "two", tmp_path / "two", method="mcbn#2", other_method="deterministic")
     assert [note for note in compared.notes if "bank 2 of 2" in note]
     assert not [note for note in compare(runs / "clean", runs / "noisy").notes if "bank" in note]

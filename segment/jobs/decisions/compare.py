@@ -207,8 +207,8 @@ def _of_banks(a: RunTable, b: RunTable) -> tuple[str, ...]:
         banks = [method for method in table.methods if method.partition("#")[0] == name]
         if len(banks) > 1:
             notes.append(
-                f"{letter} is {name} under bank {number or 1} of {len(banks)}; scores.json has means over them. Those of "
-                f"another bank are of method {banks[-1]!r}, and so on."
+                f"{letter} is {name} under bank {number or 1} of {len(banks)}; scores.json has means. Numbers "
+                f"of another bank are of method {banks[-1]!r}, and so on."
             )
     return tuple(notes)
 
