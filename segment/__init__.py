@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from segment.jobs.sweeping.states import SweepPlan as SweepPlan
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
+    from segment.jobs.triage.predicting import decide as decide
     from segment.jobs.tuning.tuned import read_tuned as read_tuned
     from segment.methods.augmentation import View as View
     from segment.networks.cards import Card as Card
@@ -88,6 +89,7 @@ _MODULE_OF = {
     "calibrate_triage": "segment.jobs.triage.calibration",
     "check_triage": "segment.jobs.triage.checking",
     "compare": "segment.jobs.decisions.compare",
+    "decide": "segment.jobs.triage.predicting",
     "distill_bank": "segment.jobs.distill",
     "evaluate": "segment.jobs.from_python",
     "export": "segment.jobs.prediction.export",

@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from segment.errors import WrongUse, count_of, near
+from segment.errors import WrongUse, near
 from segment.guarantees import control
 from segment.guarantees.groups import BUILT_IN
 from segment.guarantees.sets import Penalty, set_sizes
@@ -25,8 +24,6 @@ UNITS: tuple[Unit, ...] = ("pixel", "segment", "image")
 GUARANTEES: tuple[Guarantee, ...] = ("expectation", "images", "mean")
 LOSSES = ("error", "dice")
 SETS = ("aps", "raps")
-IMAGES = "segment.report.run_files.triaged_files"
-"""The module that decides on an image's maps; it lies above this one and is imported when an image is decided on."""
 
 
 def percent(share: float) -> str:
@@ -128,7 +125,7 @@ class Decision:
         if self.unit == "image" and np.ndim(values) > 1:
             raise WrongUse(
                 f"The threshold is of images, and a map was given: give the mean of {self.measure} over each image, or "
-                "ask Triage.decide of the whole result."
+                "call segment.decide with the whole result."
             )
         if self.threshold is None:
             return np.zeros(np.shape(values), dtype=bool)
@@ -200,20 +197,6 @@ class Triage:
     def decision(self) -> Decision:
         """The decision of the unit that was asked."""
         return self.decisions[self.plan.unit]
-
-    def decide(self, result: Any) -> NDArray[np.bool_]:  # of one image H W, of several N H W
-        """Which pixels of an `Estimate` are accepted, by the asked unit: an image or a segment as a whole.
-
-        The estimate must be made as the images that calibrated the triage: its draws are compared, its method, network
-        and precision are not known to it. All its pixels count, those without data too.
-        Errors: WrongUse for other draws, or where it lacks the measure's map.
-        """
-        draws = self.source.get("draws", result.draws)
-        if result.draws != draws:
-            raise WrongUse(f"The triage is of {count_of(draws, 'draw')}, and this result of {result.draws}.")
-        of_image = import_module(IMAGES).triaged_image
-        decided = [of_image(result.image(index).arrays(), self).review[:] == 0 for index in range(result.images)]
-        return decided[0] if result.single else np.stack(decided)
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage, frames_warning
 from segment.jobs.triage.checking import check_triage, shift_sentence, shift_test_of
-from segment.jobs.triage.predicting import TriageOfRun
+from segment.jobs.triage.predicting import TriageOfRun, decide
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network
@@ -687,11 +687,11 @@ def test_a_result_in_python_is_decided_on_as_the_same_image_of_a_run(
     folder = predicted(network, bank, test_images, tmp_path / "run", triage)
     images = [read_image(Path(str(test_images.images)) / f"s{seed}.png") for seed in TEST[:6]]
     results = MCBN(network, bank, precision="fp32")(np.stack(images), measures=MEASURES)
-    decided = triage.decide(results)
+    decided = decide(triage, results)
     for index, seed in enumerate(TEST[:6]):
         in_the_run = of_run(folder, f"s{seed}", "accepted.png") == 0
         np.testing.assert_array_equal(decided[index], in_the_run)
-        np.testing.assert_array_equal(triage.decide(results.image(index)), in_the_run)
+        np.testing.assert_array_equal(decide(triage, results.image(index)), in_the_run)
     assert decided.any()
 
 
@@ -700,7 +700,7 @@ def test_a_result_of_other_draws_is_not_decided_on(
 ) -> None:
     result = MCBN(network, bank, draws=2)(Path(str(test_images.images)) / f"s{TEST[0]}.png")
     with pytest.raises(WrongUse, match=r"The triage is of 3 draws, and this result of 2\."):
-        triage.decide(result)
+        decide(triage, result)
 
 
 def test_the_threshold_of_images_is_not_compared_with_pixels() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.estimation.estimate import Estimate
 from segment.files.runs.places import RunPlaces, removed_images
 from segment.files.runs.run import Run
@@ -38,6 +39,30 @@ from segment.report.run_files.triaged_files import TriagedImage, triaged_image
 log = logging.getLogger(__name__)
 
 DONE = "done"
+
+
+def decide(triage: Triage, result: Estimate[Any]) -> NDArray[np.bool_]:
+    """Which pixels of a result are accepted, by the triage's unit: an image or a segment as a whole.
+
+    Args:
+        triage: As `segment.calibrate_triage` gives it, or `segment.load_triage`.
+        result: What `MCBN` gives, made as the images that calibrated the triage: its draws are compared; its network,
+            bank and precision are not known to it. All pixels count, those without data too.
+
+    Returns:
+        H W of one image, N H W of several.
+
+    Raises:
+        WrongUse: The result is of other draws, or lacks the measure's map.
+
+    """
+    draws = triage.source.get("draws", result.draws)
+    if result.draws != draws:
+        raise WrongUse(f"The triage is of {count_of(draws, 'draw')}, and this result of {result.draws}.")
+    arrays = result.arrays()
+    images = [arrays] if arrays.single else [arrays.image(index) for index in range(len(arrays.prediction))]
+    decided = [triaged_image(image, triage).review[:] == 0 for image in images]
+    return decided[0] if arrays.single else np.stack(decided)
 
 
 def refuse_other_run(
