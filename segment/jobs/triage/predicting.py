@@ -59,10 +59,9 @@ def decide(triage: Triage, result: Estimate[Any]) -> NDArray[np.bool_]:
     draws = triage.source.get("draws", result.draws)
     if result.draws != draws:
         raise WrongUse(f"The triage is of {count_of(draws, 'draw')}, and this result of {result.draws}.")
-    arrays = result.arrays()
-    images = [arrays] if arrays.single else [arrays.image(index) for index in range(len(arrays.prediction))]
+    images = [result.image(index).arrays() for index in range(result.images)]
     decided = [triaged_image(image, triage).review[:] == 0 for image in images]
-    return decided[0] if arrays.single else np.stack(decided)
+    return decided[0] if result.single else np.stack(decided)
 
 
 def refuse_other_run(
