@@ -74,7 +74,7 @@ def _label_key(value: object) -> int | str:
 
 def _size(value: object) -> tuple[int, int]:
     """HxW, or [H, W]."""
-    text = size_text(value) if isinstance(value, list) and len(value) == 2 else value
+    text = size_text(value) if isinstance(value, list | tuple) and len(value) == 2 else value
     size = size_in(text) if isinstance(text, str) else None
     if size is None:
         raise ValueError(f"it is HxW, rows x columns, as 512x1024, not {value!r}")
@@ -197,31 +197,31 @@ _EXPECTED = {
 """What a value is, by pydantic's name of the error; others in its own words."""
 
 
-def card_error_messages(path: Path, error: ValidationError) -> str:
-    """A line for each key that is wrong: the file, the key, and what is wrong there."""
+def card_error_messages(card: str | Path, error: ValidationError) -> str:
+    """A line for each key that is wrong: the card's file or name, the key, and what is wrong there."""
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     for each in error.errors():
         place = each["loc"]
         while place and place[-1] in ("int", "str"):  # a value may be either, and is neither
             place = place[:-1]
         entries.setdefault(place, dict(each))
-    return "\n".join(_message(path, place, entry) for place, entry in entries.items())
+    return "\n".join(_message(str(card), place, entry) for place, entry in entries.items())
 
 
-def _message(path: Path, place: tuple[Any, ...], entry: dict[str, Any]) -> str:
+def _message(card: str, place: tuple[Any, ...], entry: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in place) or "the card"
     if entry["type"] == "missing" and isinstance(place[-1], int):
         place, entry = place[:-1], entry | {"type": "too_long"}
         key = ".".join(str(part) for part in place)
     if entry["type"] == "missing":
-        return f"Card {str(path)!r}: {key} is missing."
+        return f"Card {card!r}: {key} is missing."
     if entry["type"] == "value_error":
-        return f"Card {str(path)!r}: {key}: {entry['msg'].removeprefix('Value error, ')}."
+        return f"Card {card!r}: {key}: {entry['msg'].removeprefix('Value error, ')}."
     if entry["type"] != "extra_forbidden":
-        return f"Card {str(path)!r}: {key}: it is {_expected(key, entry)}."
+        return f"Card {card!r}: {key}: it is {_expected(key, entry)}."
     inner: dict[Any, type[BaseModel]] = {"weights": WeightsEntry, "input": InputEntry, "training": TrainingEntry}
     known = sorted(inner.get(place[0] if len(place) > 1 else None, CardFile).model_fields)
-    return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
+    return f"Card {card!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
 
 
 def _expected(key: str, entry: dict[str, Any]) -> str:

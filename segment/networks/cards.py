@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from segment.axes import Head, size_text
-from segment.errors import UnknownNetwork, WrongUse, near
+from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
 from segment.networks.building.smp import timm_numbers, trained_head
@@ -76,6 +76,26 @@ class Card:
     images: str | None = None
     assumed: bool = False
     folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Held against the same checks as a card's file; lists become tuples. Errors: WrongUse."""
+        for key, kind in (("input", InputSpec), ("training", TrainingSpec)):
+            entry = getattr(self, key)
+            if not isinstance(entry, kind) and (entry is not None or key == "input"):
+                needed = f"{kind.__module__}.{kind.__name__}"
+                raise WrongUse(f"Card {self.name!r}: {key}: it is a {needed}, not {one_line(repr(entry), 60)}.")
+        values = {key: getattr(self, key) for key in CardFile.model_fields if key != "weights"}
+        values["input"] = vars(self.input)
+        values["training"] = None if self.training is None else vars(self.training)
+        values["head"] = str(self.head)  # a file may leave it out: None
+        try:
+            checked = CardFile.model_validate(values)
+        except ValidationError as error:
+            raise WrongUse(card_error_messages(self.name, error)) from None
+        for key in ("classes", "palette", "unseen", "drop_outputs"):
+            object.__setattr__(self, key, getattr(checked, key))
+        if vars(self.input) != vars(checked.input):
+            object.__setattr__(self, "input", replace(self.input, **vars(checked.input)))
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segment.axes import Head
+from segment.axes import HEADS, Head
 from segment.errors import ModelRefused, PredictionFailed
 
 
 def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ..., float32 or better
     """Softmax over K channels; sigmoid: one channel p enters as two classes (1 - p, p); multi-label: K sigmoids.
 
-    Errors: ModelRefused where the channels do not fit the head.
+    Errors: ModelRefused where the channels do not fit the head, or nothing is called so.
 
     >>> probabilities(torch.tensor([[0.0]]), "sigmoid")
     tensor([[0.5000, 0.5000]])
@@ -33,7 +33,9 @@ def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ...,
                 "say `head: softmax` or `head: multilabel` in the model card."
             )
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)  # 1 - sigmoid(x) loses small probabilities
-    return logits.sigmoid()
+    if head == "multilabel":
+        return logits.sigmoid()
+    raise ModelRefused(f"No head is called {head!r}. Known: {', '.join(HEADS)}.")
 
 
 def refuse_not_finite(values: Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,36 @@ def written(folder: Path, text: object) -> Path:
     path = folder / "made.yaml"
     path.write_text(text if isinstance(text, str) else yaml.safe_dump(text), encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("stated", "why"),
+    [
+        ({"head": "Softmax"}, "head: it is 'softmax', 'sigmoid' or 'multilabel', not 'Softmax'"),
+        ({"head": None}, "head: it is 'softmax'"),
+        ({"drop_outputs": (-1,)}, "drop_outputs.0: it is greater than or equal to 0, not -1"),
+        ({"classes": 5}, "classes: it is a list"),
+        ({"classes": ("a", "a")}, "two classes have the same name"),
+        ({"palette": [(0, 0, 0)] * 2}, "two classes have the same colour"),
+        ({"input": {}}, "input: it is a segment.images.specs.InputSpec, not {}"),
+        ({"input": InputSpec(pad="constant")}, "input.pad: it is 'reflect', 'edge' or 'zero', not 'constant'"),  # type: ignore[arg-type]
+        ({"input": InputSpec(stride=0)}, "input.stride"),
+        ({"input": InputSpec(mean=(0.5,))}, "mean has 1 numbers where RGB needs 3"),
+        ({"input": InputSpec(channels="rgb")}, "input.channels: it is RGB, BGR, grey"),  # type: ignore[arg-type]
+        ({"training": {"batch": 4}}, "training: it is a segment.images.specs.TrainingSpec"),
+        ({"training": TrainingSpec(batch=0)}, "training.batch"),
+    ],
+)
+def test_a_card_made_in_python_is_held_against_the_checks_of_a_file(stated: dict[str, Any], why: str) -> None:
+    with pytest.raises(WrongUse, match=f"^Card 'made': .*{re.escape(why)}"):
+        Card(name="made", network="py:made:here", **stated)
+
+
+def test_lists_of_a_card_made_in_python_become_tuples() -> None:
+    spec = InputSpec(mean=[1.0, 2.0, 3.0], scale=[255.0, 255.0, 1.0], size=(64, 32))  # type: ignore[arg-type]
+    card = Card(name="made", network="", classes=["a", "b"], drop_outputs=[2], input=spec)  # type: ignore[arg-type]
+    assert (card.classes, card.drop_outputs) == (("a", "b"), (2,))
+    assert card.input == InputSpec(mean=(1.0, 2.0, 3.0), scale=(255.0, 255.0, 1.0), size=(64, 32))
 
 
 def test_every_key_of_a_card_arrives_where_it_belongs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from plain import noise, plain_measures
 from scipy import special, stats
 from torch import Tensor
 
-from segment.errors import WrongUse
+from segment.errors import ModelRefused, WrongUse
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import (
     MEASURES,
@@ -237,3 +237,8 @@ def test_only_the_sums_that_measures_need_are_asked_for() -> None:
 def test_a_misspelt_measure_is_refused_with_the_near_one() -> None:
     with pytest.raises(WrongUse, match=r"No measure is called 'variense'. Near: 'variance'. Known: predictive_entropy"):
         needed(["variense"])
+
+
+def test_another_word_for_a_head_is_refused_and_not_taken_as_multi_label() -> None:
+    with pytest.raises(ModelRefused, match=r"No head is called 'Softmax'\. Known: softmax, sigmoid, multilabel"):
+        probabilities(torch.zeros(1, 3), "Softmax")  # type: ignore[arg-type]
