@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from plain import calibrated, noise, seeded
 from small_networks import Small
 from torch import Tensor
@@ -91,6 +92,57 @@ def test_a_batch_of_any_form_is_its_images_and_labels(name: str) -> None:
         assert torch.equal(image, expected[0])
         assert torch.equal(sample()[0], expected[0])
         assert torch.equal(torch.as_tensor(sample()[1]), expected[1])
+
+
+def named(index: int) -> Any:
+    return f"{index}.png", *pair(index)
+
+
+def pictured(index: int) -> Any:
+    return Image.new("RGB", (16, 16)), *pair(index)
+
+
+def both(index: int) -> Any:
+    return {"image": f"{index}.png", "pixel_values": IMAGES[index], "labels": LABELS[index]}
+
+
+@pytest.mark.parametrize("make", [named, pictured, both])
+@pytest.mark.parametrize("loaded", ["a Dataset", "a DataLoader", "samples", "batches", "lists of samples"])
+def test_a_normalised_tensor_comes_before_the_path_or_picture_that_it_was_made_from(
+    make: Callable[[int], Any], loaded: str
+) -> None:
+    samples = Pairs(make)
+    each = [samples[index] for index in range(len(IMAGES))]
+    stacked: Any = [
+        [("a", "b"), IMAGES[:2], LABELS[:2]],
+        [("c", "d", "e", "f"), list(IMAGES[2:]), list(LABELS[2:])],
+    ]
+    if make is both:
+        stacked = [{"image": ["a"] * 6, "pixel_values": IMAGES, "labels": LABELS}]
+    given: Any = {
+        "a Dataset": samples,
+        "a DataLoader": DataLoader(samples, 2),
+        "samples": iter(each),
+        "batches": iter(stacked),
+        "lists of samples": iter([each[:3], each[3:]]),
+    }
+    labelled = labelled_samples(given[loaded])
+    again = {"samples": iter(each), "lists of samples": iter([each[:3], each[3:]]), "batches": iter(stacked)}
+    images = images_in((given | again)[loaded])
+    for index, (image, label) in enumerate([sample() for sample in labelled]):
+        assert torch.equal(images[index], IMAGES[index])
+        assert torch.equal(image, IMAGES[index])
+        assert torch.equal(label, LABELS[index])
+    assert len(images) == len(labelled) == len(IMAGES)
+
+
+def test_a_path_and_a_tensor_that_may_be_image_or_mask_are_refused_and_a_picture_keeps_its_mask() -> None:
+    with pytest.raises(WrongUse, match=r"the path '0\.png' and a tensor of floats.*\(path, image, label\)"):
+        images_in(Pairs(lambda index: (f"{index}.png", IMAGES[index])))[0]
+    picture = Image.new("RGB", (16, 16))
+    (sample,) = labelled_samples([(picture, torch.zeros(1, 16, 16))])
+    assert sample()[0] is picture
+    assert images_in(Pairs(lambda index: (f"{index}.png", LABELS[index])))[0] == "0.png"
 
 
 def test_what_may_be_images_or_samples_is_refused() -> None:
