@@ -51,9 +51,9 @@ def _nothing() -> None: ...
 class Accept:
     """What one network accepts from Python code.
 
-    uint8 arrays H W C (H W where C = 1; H W 3, RGB, where the card says grey), uint8 tensors C H W, and arrays of other
-    types with the card's `white` are normalised as the card says; so are Pillow images and files, named by a path. A
-    float tensor (C H W, or N C H W for several) is taken as normalised: it is only padded.
+    uint8 arrays H W C (H W where C = 1; also H W 3, RGB, where the card says grey), uint8 tensors C H W, and arrays of
+    other types with the card's `white` are normalised as the card says; so are Pillow images and files, named by a
+    path. A float tensor (C H W, or N C H W for several) is taken as normalised: it is only padded.
 
     spec: the card's input
     channels: C, the number of channels that the network takes
@@ -168,6 +168,8 @@ class Accept:
             raise self._refused(given)
         if given.dtype != np.uint8 and self.spec.white is None:
             raise self._refused(given, "nothing says which value is white. Set `input: {white: 65535}` in the card.")
+        if image.shape[2] == 1 and self._takes_rgb:  # of a card's grey, as of a file
+            image = np.repeat(image, 3, axis=2)
         valid = Raster(image).valid()
         return in_255(filled(image, valid), self.spec.white, "the array", self.spec.channels)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from plain import Toy, calibrated, noise, seeded
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 import segment
 from segment.draws.bank import Bank
@@ -203,6 +204,24 @@ def test_a_pillow_image_is_its_pixels_and_rgb_becomes_the_cards_grey() -> None:
     bank = bank_of(network, colours)
     assert_same(bank, bank_of(network, torch.from_numpy(np.stack(luma)).float()))
     assert_same(bank, bank_of(network, [Image.fromarray(colour) for colour in colours]))
+
+
+@pytest.mark.parametrize("white", [None, 4095])
+def test_grey_arrays_are_the_grey_pictures_of_a_card_that_says_grey(white: int | None) -> None:
+    network = network_of(1, channels="grey", mean=(0.5,), std=(0.5,), white=white)
+    kind: Any = np.uint8 if white is None else np.uint16
+    planes = [pixels(1, kind, seed)[..., 0] for seed in range(3)]
+    normalised = torch.from_numpy(np.stack(planes)[:, None] / (white or 255) * 2 - 1).float()
+    bank = bank_of(network, normalised)
+    forms: list[Any] = [planes, np.stack(planes), [plane[..., None] for plane in planes]]
+    if white is None:
+        forms += [[Image.fromarray(plane) for plane in planes], torch.from_numpy(np.stack(planes))[:, None]]
+        forms += [DataLoader([(plane, plane) for plane in planes], batch_size=2)]  # type: ignore[list-item]
+    for form in forms:
+        assert_same(bank, bank_of(network, form))
+    mcbn = segment.MCBN(network, bank, precision="fp32")
+    for form in (planes[0], planes[0][..., None]):
+        torch.testing.assert_close(mcbn(form).probability, mcbn(normalised[0]).probability, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK"])
