@@ -37,7 +37,8 @@ class WeightsEntry(_Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
-def _channels(value: object) -> Channels:
+def channels_stated(value: object) -> Channels:
+    """The channels that a card or a caller states. Errors: ValueError with what they may be."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     for order in CHANNEL_ORDERS:
@@ -87,7 +88,7 @@ class InputEntry(_Strict):
     scale: Annotated[PerChannel, PlainValidator(_per_channel)] = 255.0
     mean: tuple[float, ...] = ()
     std: tuple[Positive, ...] = ()
-    channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
+    channels: Annotated[Channels, PlainValidator(channels_stated)] = "RGB"
     stride: Annotated[StrictInt, Field(ge=1)] = 1
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: Annotated[PerChannel, PlainValidator(_per_channel)] | None = None

@@ -14,6 +14,7 @@ from torch import nn
 
 from segment.errors import WrongUse
 from segment.images.specs import Channels, InputSpec, planes_of
+from segment.networks.card_file import channels_stated
 from segment.networks.load import Network, load_network
 from segment.networks.modules import copied, device_of
 
@@ -48,7 +49,10 @@ def network_of(
         )
     wanted: Channels = network.input.channels
     if channels is not None:
-        wanted = channels if isinstance(channels, str | int) else tuple(channels)  # type: ignore[assignment]
+        try:
+            wanted = channels_stated(channels)
+        except ValueError as error:
+            raise WrongUse(f"channels={channels!r}: {error}.") from None
     for name, numbers in (("mean", mean), ("std", std)):
         if len(numbers) not in (0, planes_of(wanted)):
             raise WrongUse(f"{name} has {len(numbers)} numbers for {planes_of(wanted)} channels. Give one a channel.")

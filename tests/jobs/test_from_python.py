@@ -227,6 +227,13 @@ def test_what_is_said_twice_or_does_not_fit_is_refused(module: Toy) -> None:
         segment.evaluate(module, [PIXELS[0]], mean=MEAN, std=STD)
 
 
+@pytest.mark.parametrize("channels", ["rgb", "bgr", "gray", "L", "BGRA", "3", 0, (), ("red", "red", "nir"), True])
+def test_channels_of_another_name_are_refused_and_not_taken_as_grey(module: Toy, channels: Any) -> None:
+    with pytest.raises(WrongUse, match=r"^channels=.*: (it is RGB, BGR, grey, a number|two channels have the same)"):
+        network_of(module, channels=channels)
+    assert network_of(module, channels=["red", "green", "nir"]).input.channels == ("red", "green", "nir")
+
+
 def test_the_whole_preprocessing_is_stated(module: Toy) -> None:
     network = network_of(module, mean=MEAN, std=STD, channels="BGR")
     sentence = "BGR pixels divided by 255, minus mean (0.4, 0.5, 0.6), divided by std (0.2, 0.25, 0.3)"
