@@ -216,7 +216,7 @@ def test_grey_arrays_are_the_grey_pictures_of_a_card_that_says_grey(white: int |
     forms: list[Any] = [planes, np.stack(planes), [plane[..., None] for plane in planes]]
     if white is None:
         forms += [[Image.fromarray(plane) for plane in planes], torch.from_numpy(np.stack(planes))[:, None]]
-        forms += [DataLoader([(plane, plane) for plane in planes], batch_size=2)]  # type: ignore[list-item]
+        forms += [DataLoader([(plane, plane) for plane in planes], batch_size=2)]  # type: ignore[arg-type]
     for form in forms:
         assert_same(bank, bank_of(network, form))
     mcbn = segment.MCBN(network, bank, precision="fp32")

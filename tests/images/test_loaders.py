@@ -136,6 +136,19 @@ def test_a_normalised_tensor_comes_before_the_path_or_picture_that_it_was_made_f
     assert len(images) == len(labelled) == len(IMAGES)
 
 
+def test_float_arrays_behind_a_loader_are_the_tensors_that_its_collation_makes() -> None:
+    arrays = Pairs(lambda index: (IMAGES[index].numpy(), LABELS[index].numpy()))
+    loader = DataLoader(arrays, 2)
+    network = load_network(calibrated(seeded(Pointwise), (16, 16)))
+    for index, (image, sample) in enumerate(zip(images_in(loader), labelled_samples(loader), strict=True)):
+        assert torch.equal(network.accept.batch(image)[0][0], IMAGES[index])
+        assert torch.equal(sample()[0], IMAGES[index])
+    with pytest.raises(WrongUse, match="whether it is scaled or normalised cannot be seen"):
+        network.accept.image(images_in(arrays)[0])  # nothing makes tensors of these
+    pixels = Pairs(lambda index: IMAGES[index].permute(1, 2, 0).numpy())
+    assert isinstance(images_in(DataLoader(pixels, 2))[0], np.ndarray)  # H W C, for a card that says which is white
+
+
 def test_a_path_and_a_tensor_that_may_be_image_or_mask_are_refused_and_a_picture_keeps_its_mask() -> None:
     with pytest.raises(WrongUse, match=r"the path '0\.png' and a tensor of floats.*\(path, image, label\)"):
         images_in(Pairs(lambda index: (f"{index}.png", IMAGES[index])))[0]

@@ -10,31 +10,30 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_convert
 from torch.utils.data import default_collate as collate
 
 from segment.errors import WrongUse
+from segment.images.listing.sample_parts import image_of, label_of, without_source
 
 log = logging.getLogger(__name__)
 
-IMAGE_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
-LABEL_KEYS = ("label", "labels", "mask", "masks", "target", "segmentation", "y")
-"""Keys of a sample's image, and of its label map, where a sample is a dictionary."""
-
 
 class DatasetImages(Sequence[Any]):
-    """The images of a map-style Dataset, drawn anew each time; a Dataset that augments does so by the seed given."""
+    """The images of a map-style Dataset, drawn anew each time; a Dataset that augments does so by the seed given.
 
-    def __init__(self, dataset: Any) -> None:
+    collated: whether a DataLoader makes tensors of its arrays
+    """
+
+    def __init__(self, dataset: Any, *, collated: bool = False) -> None:
         self.dataset = dataset
+        self.collated = collated
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -45,7 +44,7 @@ class DatasetImages(Sequence[Any]):
     def drawn(self, index: int, seed: int) -> Any:
         """The image of a sample, under global generators seeded for it; the caller's are restored."""
         with seeded(seed):
-            return image_of(self.dataset[index])
+            return image_of(self.dataset[index], collated=self.collated)
 
 
 @contextmanager
@@ -61,63 +60,6 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def image_of(sample: Any) -> Any:
-    """The image of a sample: itself, the first of a tuple, or a dictionary's `image`. Errors: WrongUse.
-
-    A normalised tensor comes before the path or the picture that it was made from, in a tuple and in a dictionary.
-    """
-    if isinstance(sample, Mapping):
-        held = [sample[key] for key in IMAGE_KEYS if key in sample]
-        if not held:
-            raise WrongUse(
-                f"A sample is a dictionary without an image: it has {', '.join(map(repr, sample))}. Known keys: "
-                f"{', '.join(IMAGE_KEYS)}."
-            )
-        return next(filter(_is_normalised, held), held[0])
-    if isinstance(sample, tuple | list) and sample:
-        return image_of(_without_source(sample)[0])
-    return sample
-
-
-def label_of(sample: Any) -> Any:
-    """The label map of a sample: the second of a tuple, or a dictionary's `label`. Errors: WrongUse."""
-    if isinstance(sample, Mapping):
-        key = next((key for key in LABEL_KEYS if key in sample), None)
-        if key is not None:
-            return sample[key]
-        raise WrongUse(
-            f"A sample has no label map: it has {', '.join(map(repr, sample))}. Known keys: {', '.join(LABEL_KEYS)}."
-        )
-    if isinstance(sample, tuple | list) and len(sample) > 1:
-        return _without_source(sample)[1]
-    raise WrongUse("A sample has no label map: give (image, label), or a dictionary with `image` and `label`.")
-
-
-def _without_source(item: Any) -> Any:
-    """A sample or a batch, without the paths or pictures that stand before the tensors made from them.
-
-    Errors: WrongUse for a path and one tensor, which may be the image or its label map.
-    """
-    if not isinstance(item, tuple | list) or len(item) < 2:
-        return item
-    first, second = (part[0] if isinstance(part, tuple | list) and part else part for part in item[:2])
-    if not isinstance(first, str | Path | Image) or not _is_normalised(second):
-        return item
-    if isinstance(first, str | Path) and len(item) == 2:
-        raise WrongUse(
-            f"A sample is the path {str(first)!r} and a tensor of floats, which may be the image or its label map. "
-            "Give (path, image, label), (image, label) or a dictionary."
-        )
-    return item[1:] if len(item) > 2 else item
-
-
-def _is_normalised(value: Any) -> bool:
-    """Whether it may be images that went through a preprocessing: floats, C H W or N C H W."""
-    if not isinstance(value, Tensor | np.ndarray) or value.ndim not in (3, 4):
-        return False
-    return value.is_floating_point() if isinstance(value, Tensor) else value.dtype.kind == "f"
 
 
 def is_lazy(given: Any) -> bool:
@@ -138,7 +80,7 @@ def images_in(given: Any) -> Sequence[Any]:
     """
     dataset = _map_style(given)
     if dataset is not None:
-        return DatasetImages(dataset)
+        return DatasetImages(dataset, collated=isinstance(given, DataLoader))
     sample, batches = _gives_samples(given), isinstance(given, DataLoader)
     return _held(image for item in given for image in images_of_item(item, sample=sample, batches=batches))
 
@@ -185,7 +127,7 @@ def images_of_item(item: Any, *, sample: bool = False, batches: bool = False) ->
     sample: a list is one sample. batches: a list of images is a batch of them, as a DataLoader's collation makes it
     Errors: WrongUse where a list may be either.
     """
-    item = _without_source(item)
+    item = without_source(item)
     if isinstance(item, list) and item and not sample and not _is_pair(item, batches=batches):
         yield from map(image_of, item)
         return
@@ -262,13 +204,14 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
     dataset = _map_style(given)
     pairs: list[Callable[[], tuple[Any, Any]]] = []
     if dataset is not None:
-        pairs = [partial(_pair_of, dataset, number) for number in range(len(dataset))]
+        collated = isinstance(given, DataLoader)
+        pairs = [partial(_pair_of, dataset, number, collated=collated) for number in range(len(dataset))]
     elif not isinstance(given, Iterable):
         raise WrongUse(
             f"Labelled images are a folder with labels=, a Dataset, a DataLoader or pairs of arrays, not {given!r}."
         )
     sample = _gives_samples(given)
-    for item in map(_without_source, given if dataset is None else ()):
+    for item in map(without_source, given if dataset is None else ()):
         arrays = isinstance(item, list) and all(map(_is_array, item))  # an image and its label, or many of both
         if isinstance(item, list) and item and not sample and not arrays and not _is_pair(item, batches=True):
             pairs += [partial(lambda *pair: pair, image_of(each), label_of(each)) for each in item]
@@ -282,7 +225,7 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
     return pairs
 
 
-def _pair_of(dataset: Any, number: int) -> tuple[Any, Any]:
+def _pair_of(dataset: Any, number: int, *, collated: bool) -> tuple[Any, Any]:
     with seeded(number):
         sample = dataset[number]
-    return image_of(sample), label_of(sample)
+    return image_of(sample, collated=collated), label_of(sample)
