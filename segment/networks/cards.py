@@ -108,6 +108,12 @@ class Card:
         ]
         return "\n  ".join(lines)
 
+    @property
+    def outputs(self) -> int | None:
+        """How many channels the network's output has, those of `drop_outputs` too; None: not stated."""
+        kept = 1 if self.head == "sigmoid" else len(self.classes)
+        return kept + len(self.drop_outputs) if kept else None
+
     def settings(self) -> dict[str, Any]:
         """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
         apart = ("name", "weights", "sha256", "assumed", "folder")

@@ -151,7 +151,7 @@ class Network:
             output = self.module(x)
         except AssertionError as error:
             raise ValueError(f"the network asserts {one_line(error) or 'another input'}") from error
-        logits = self._without_dropped(logits_of(output, self.name))
+        logits = self._without_dropped(logits_of(output, self.name, self.card.outputs))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
                 f"{self.name!r} gave {size_text(logits.shape)} for an input of {size_text(x.shape)}; say its `input: "
@@ -192,7 +192,7 @@ class Network:
         def outputs(side: int) -> int:
             with torch.no_grad(), preserve_state(self.module):
                 output = self.module(trial_image(self.module, self.channels, side))
-            return self._without_dropped(logits_of(output, self.name)).shape[1]
+            return self._without_dropped(logits_of(output, self.name, self.card.outputs)).shape[1]
 
         advice = "Name the `classes:` in a card: how many it has is not known."
         return at_smallest_side(self.name, self.card.input.stride, outputs, advice)
@@ -253,7 +253,7 @@ def load_network(
         log.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)
     if card.input.size is not None:
-        module = Resized(module, card.input.size)
+        module = Resized(module, card.input.size, card.outputs)
     to_eval_mode(module)
     return Network(module=module if device is None else module.to(device_named(device)), card=card)
 

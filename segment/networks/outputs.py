@@ -6,7 +6,7 @@ Must not know a card.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,26 +20,17 @@ MAP_KEYS = ("out", "logits", "masks")
 """Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
 
 
-def logits_in(output: Any, name: str) -> Tensor | None:
+def logits_in(output: Any, name: str, outputs: int | None = None) -> Tensor | None:
     """The logits in the output of the network of that name: a tensor, or an item of a dictionary, a tuple or an object.
 
-    Of a tuple or a list it is the first; a warning says so where others may be the prediction just as well.
+    outputs: how many channels they have; None: not known
+    Of a tuple or a list it is the only map of so many channels, else the first item; a warning says so where another
+    may be the prediction just as well.
     """
     if isinstance(output, Mapping):
         candidate = next((output[key] for key in MAP_KEYS if key in output), None)
     elif isinstance(output, (tuple, list)):
-        candidate = output[0] if output else None  # smp with aux_params: mask, then label
-        channels = [item.shape[1] for item in output if isinstance(item, Tensor) and item.ndim == 4]
-        if len(channels) > 1 and len(set(channels)) == 1:
-            warn_once(
-                log,
-                "%s gives %d maps of %d channels, and the first is taken. Where another is the prediction (some "
-                "networks give an auxiliary map first), give a module, or a py: factory of one, whose forward returns "
-                "that map alone.",
-                name,
-                len(channels),
-                channels[0],
-            )
+        candidate = _item_of(output, name, outputs)
     elif isinstance(output, Tensor):
         candidate = output
     else:
@@ -47,9 +38,28 @@ def logits_in(output: Any, name: str) -> Tensor | None:
     return candidate if isinstance(candidate, Tensor) else None
 
 
-def logits_of(output: Any, name: str) -> Tensor:  # N K H W
-    """The logits in the output of the network of that name. Errors: ModelRefused where there are none."""
-    logits = logits_in(output, name)
+def _item_of(output: Sequence[Any], name: str, outputs: int | None) -> Any:
+    maps = [item for item in output if isinstance(item, Tensor) and item.ndim == 4]
+    fitting = [item for item in maps if item.shape[1] == outputs]
+    if len(fitting) == 1:
+        return fitting[0]
+    first = output[0] if output else None  # smp with aux_params: mask, then label
+    alike = [item for item in maps[1:] if item.shape[1] == maps[0].shape[1] or item.shape[-2:] == maps[0].shape[-2:]]
+    if alike:
+        warn_once(
+            log,
+            "%s gives maps of %s channels, and the first is taken. Where another is the prediction (some networks give "
+            "an auxiliary map or features first), name the classes in its card, which takes the only map of so many "
+            "channels; or give a module, or a py: factory of one, whose forward returns that map alone.",
+            name,
+            ", ".join(str(item.shape[1]) for item in maps),
+        )
+    return first
+
+
+def logits_of(output: Any, name: str, outputs: int | None = None) -> Tensor:  # N K H W
+    """As `logits_in`. Errors: ModelRefused where there are none."""
+    logits = logits_in(output, name, outputs)
     if logits is None or logits.ndim != 4:
         given = size_text(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelRefused(

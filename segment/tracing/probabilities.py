@@ -46,7 +46,7 @@ def warn_of_probabilities(network: Network, traced: Trace, image: Tensor) -> Non
 
 def _sums_to_one(network: Network, image: Tensor) -> bool:
     with torch.no_grad(), preserve_state(network.module):
-        output = logits_in(network.module(image.clone()), network.name)
+        output = logits_in(network.module(image.clone()), network.name, network.card.outputs)
     if output is None or output.ndim != 4 or output.shape[1] < 2:
         return False
     sums = output.sum(dim=1)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from segment.batch_norm.network import bn_network_of, calls_of
 from segment.draws.probe_passes import probe_side
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
+from segment.images.specs import InputSpec
 from segment.networks.building.builders import build
 from segment.networks.cards import Card, default_card
 from segment.networks.load import Network, load_network
@@ -114,7 +115,8 @@ def test_a_network_whose_own_train_fails_is_set_to_eval_mode_part_by_part(caplog
 SEVERAL: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
     "an auxiliary map first": (lambda x: [x, 2 * x], True),
     "supervised at three depths": (lambda x: (x, x, x[..., ::2, ::2]), True),
-    "a map and features": (lambda x: (x, x[:, :1]), False),
+    "features and a map": (lambda x: (x, x[:, :1]), True),
+    "a map and features of half its size": (lambda x: (x, x[:, :1, ::2, ::2]), False),
     "a map and a label": (lambda x: (x, x.mean(dim=(2, 3))), False),
 }
 
@@ -126,6 +128,19 @@ def test_of_several_maps_the_first_is_taken_with_a_warning(dress: str, caplog: p
     with torch.no_grad():
         assert torch.equal(logits(network, two_images()), module(two_images())[0])
     assert (f"{dress} gives" in caplog.text and "and the first is taken" in caplog.text) == SEVERAL[dress][1]
+
+
+@pytest.mark.parametrize("size", [None, (32, 32)])
+def test_of_several_maps_the_only_one_of_the_cards_classes_is_taken(
+    size: tuple[int, int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Tiny(4, lambda x: (torch.cat([x, x], dim=1), x, x[:, :1])).eval()
+    network = carded(module, classes=("a", "b", "c"), drop_outputs=(3,), input=InputSpec(size=size))
+    x = two_images(32)[..., :32]
+    with torch.no_grad():
+        assert torch.equal(logits(network, x), module(x)[1][:, :3])
+        assert torch.equal(logits(carded(module, head="sigmoid"), x), module(x)[2])
+    assert "is taken" not in caplog.text
 
 
 def upsampled(x: Tensor) -> Tensor:
