@@ -149,6 +149,15 @@ def test_float_arrays_behind_a_loader_are_the_tensors_that_its_collation_makes()
     assert isinstance(images_in(DataLoader(pixels, 2))[0], np.ndarray)  # H W C, for a card that says which is white
 
 
+@pytest.mark.parametrize("given", [{"a.png", "b.png"}, frozenset({"a.png"})])
+def test_a_set_is_refused_for_its_order_is_another_in_each_process(given: Any) -> None:
+    network = load_network(calibrated(seeded(Pointwise), (16, 16)))
+    with pytest.raises(WrongUse, match="A set of images has no order"):
+        segment.fit_bank(network, given, batch=1, draws=1)
+    with pytest.raises(WrongUse, match="A set of images has no order"):
+        labelled_samples(given)
+
+
 def test_a_path_and_a_tensor_that_may_be_image_or_mask_are_refused_and_a_picture_keeps_its_mask() -> None:
     with pytest.raises(WrongUse, match=r"the path '0\.png' and a tensor of floats.*\(path, image, label\)"):
         images_in(Pairs(lambda index: (f"{index}.png", IMAGES[index])))[0]

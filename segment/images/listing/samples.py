@@ -63,13 +63,23 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def is_lazy(given: Any) -> bool:
-    """Whether it is a Dataset, a DataLoader, a list of samples with labels, or an iterable that is no list or array."""
+    """Whether it is a Dataset, a DataLoader, a list of samples with labels, or an iterable that is no list or array.
+
+    Errors: WrongUse for a set.
+    """
+    refuse_set(given)
     if isinstance(given, DataLoader | Dataset):
         return True
     if isinstance(given, list | tuple) and given and isinstance(given[0], tuple | Mapping):
         return True
     held = isinstance(given, Tensor | np.ndarray | str | Mapping) or hasattr(given, "__getitem__")
     return not held and isinstance(given, Iterable)
+
+
+def refuse_set(given: Any) -> None:
+    """Errors: WrongUse for a set, whose order is another one in each process."""
+    if isinstance(given, set | frozenset):
+        raise WrongUse("A set of images has no order, and a seed would not draw the same: give a list, as sorted(...).")
 
 
 def images_in(given: Any) -> Sequence[Any]:
@@ -201,6 +211,7 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
 
     given: as `images_in` takes it, with a label beside each image. Errors: WrongUse where there are none.
     """
+    refuse_set(given)
     dataset = _map_style(given)
     pairs: list[Callable[[], tuple[Any, Any]]] = []
     if dataset is not None:
