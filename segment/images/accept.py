@@ -23,6 +23,7 @@ from segment.images.bands import channels_in, filled, in_255
 from segment.images.find import Source
 from segment.images.formats.pictures import planes_of_pillow
 from segment.images.formats.raster import Raster
+from segment.images.listing.samples import images_in, is_lazy
 from segment.images.prepare import normalise, pad
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
@@ -95,9 +96,13 @@ class Accept:
 
     def batch(self, given: Any) -> tuple[Tensor, bool]:
         """Normalised images N C H W, and whether `given` was a single image."""
+        if isinstance(given, list | tuple) and is_lazy(given):
+            given = images_in(given)
         if isinstance(given, Tensor):
             if given.ndim not in (3, 4):
                 raise self._refused(given)
+            if given.ndim == 4:
+                self.images(given)
             if given.dtype == torch.uint8:
                 every = given if given.ndim == 4 else given[None]
                 return torch.stack([self.normalised(self.image(image)) for image in every]), given.ndim == 3

@@ -298,10 +298,13 @@ def test_what_cannot_be_right_is_refused_by_both_in_the_same_words(what: str) ->
     assert str(of_fit.value) == f"Image 0 of the statistics images: {of_mcbn.value}"
 
 
-@pytest.mark.parametrize("nothing", [[], (), torch.zeros(0, 3, *SIZE), np.zeros((0, *SIZE, 3), np.uint8)])
+EMPTY = torch.zeros(0, 3, *SIZE)
+
+
+@pytest.mark.parametrize("nothing", [[], (), EMPTY, EMPTY.byte(), np.zeros((0, *SIZE, 3), np.uint8)])
 def test_no_image_is_refused_by_both(nothing: Any) -> None:
     network = network_of()
-    with pytest.raises(WrongUse, match=r"list is empty|shape 0x3x32x40"):
+    with pytest.raises(WrongUse, match="list is empty"):
         segment.MCBN(network, bank_of(network, noise(3, 3, *SIZE)))(nothing)
     with pytest.raises(WrongUse, match="list is empty"):
         bank_of(network, nothing)

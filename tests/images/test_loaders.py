@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import segment
+from segment.draws.image_pool import ImagePool
 from segment.errors import WrongUse
 from segment.images.listing.samples import images_in, labelled_samples
 from segment.networks.load import load_network
@@ -147,6 +148,42 @@ def test_float_arrays_behind_a_loader_are_the_tensors_that_its_collation_makes()
         network.accept.image(images_in(arrays)[0])  # nothing makes tensors of these
     pixels = Pairs(lambda index: IMAGES[index].permute(1, 2, 0).numpy())
     assert isinstance(images_in(DataLoader(pixels, 2))[0], np.ndarray)  # H W C, for a card that says which is white
+
+
+class Indexed:
+    """Samples by number, as a data set of Hugging Face gives them."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> Any:
+        return {"pixel_values": IMAGES[index], "label": LABELS[index]}
+
+
+HELD: dict[str, Any] = {
+    "a list of batches": [IMAGES[:4], IMAGES[4:]],
+    "a tuple of batches": (IMAGES[:2], IMAGES[2:]),
+    "one batch in a list": [IMAGES],
+    "a list of a loader": list(DataLoader(Pairs(pair), 4)),
+    "a batch of a loader": next(iter(DataLoader(Pairs(pair), 6))),
+    "a batch and its masks": (IMAGES, LABELS[:, None]),
+    "by number": Indexed(),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_batches_in_a_list_and_samples_by_number_are_their_images(name: str) -> None:
+    network = load_network(calibrated(seeded(Pointwise), (16, 16)))
+    pool = ImagePool(network, HELD[name])
+    assert len(pool) == len(IMAGES)
+    assert all(torch.equal(pool.prepared(index, 0), image) for index, image in enumerate(IMAGES))
+    if name != "by number":
+        batch, single = network.accept.batch(HELD[name])
+        assert torch.equal(batch, IMAGES)
+        assert not single
+    if name not in ("a list of batches", "a tuple of batches", "one batch in a list"):
+        labels = [torch.as_tensor(sample()[1]).reshape(16, 16) for sample in labelled_samples(HELD[name])]
+        assert torch.equal(torch.stack(labels), LABELS)
 
 
 @pytest.mark.parametrize("given", [{"a.png", "b.png"}, frozenset({"a.png"})])

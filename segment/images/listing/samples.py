@@ -63,17 +63,35 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def is_lazy(given: Any) -> bool:
-    """Whether it is a Dataset, a DataLoader, a list of samples with labels, or an iterable that is no list or array.
+    """Whether it is a Dataset, a DataLoader, an iterable that is no list or array, or a list of samples or batches.
 
     Errors: WrongUse for a set.
     """
     refuse_set(given)
-    if isinstance(given, DataLoader | Dataset):
+    if isinstance(given, DataLoader | Dataset) or _is_indexed(given):
         return True
-    if isinstance(given, list | tuple) and given and isinstance(given[0], tuple | Mapping):
-        return True
+    if isinstance(given, list | tuple) and given:
+        return isinstance(given[0], tuple | list | Mapping) or getattr(given[0], "ndim", 0) == 4
     held = isinstance(given, Tensor | np.ndarray | str | Mapping) or hasattr(given, "__getitem__")
     return not held and isinstance(given, Iterable)
+
+
+def _is_indexed(given: Any) -> bool:
+    """Whether it gives samples by number without being torch's Dataset, as a data set of Hugging Face does."""
+    if isinstance(given, list | tuple | str | Mapping) or _is_array(given) or not hasattr(given, "__getitem__"):
+        return False
+    try:
+        return len(given) > 0 and isinstance(given[0], tuple | list | Mapping)
+    except (TypeError, KeyError):  # of no length, or by other keys
+        return False
+
+
+def _is_batch(given: Any) -> bool:
+    """Whether a list is (images, labels), and no list of batches."""
+    if not isinstance(given, list | tuple) or len(given) < 2 or not all(map(_is_array, given)) or given[0].ndim != 4:
+        return False
+    kinds = {(part.ndim, part.dtype, part.shape[1 if isinstance(part, Tensor) else -1]) for part in given}
+    return len(kinds) > 1
 
 
 def refuse_set(given: Any) -> None:
@@ -92,7 +110,8 @@ def images_in(given: Any) -> Sequence[Any]:
     if dataset is not None:
         return DatasetImages(dataset, collated=isinstance(given, DataLoader))
     sample, batches = _gives_samples(given), isinstance(given, DataLoader)
-    return _held(image for item in given for image in images_of_item(item, sample=sample, batches=batches))
+    items = [given] if _is_batch(given) else given
+    return _held(image for item in items for image in images_of_item(item, sample=sample, batches=batches))
 
 
 def _gives_samples(given: Any) -> bool:
@@ -113,7 +132,8 @@ def _map_style(given: Any) -> Any:
         if not all(isinstance(number, int) for number in numbers):  # keys, or whole batches
             return None
         return dataset if sorted(numbers) == list(range(len(dataset))) else Subset(dataset, numbers)
-    return given if isinstance(given, Dataset) and not isinstance(given, IterableDataset) else None
+    stored = isinstance(given, Dataset) and not isinstance(given, IterableDataset)
+    return given if stored or _is_indexed(given) else None
 
 
 def _sampled(loader: DataLoader[Any]) -> list[int]:
@@ -222,7 +242,8 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
             f"Labelled images are a folder with labels=, a Dataset, a DataLoader or pairs of arrays, not {given!r}."
         )
     sample = _gives_samples(given)
-    for item in map(without_source, given if dataset is None else ()):
+    items = () if dataset is not None else [given] if _is_batch(given) else given
+    for item in map(without_source, items):
         arrays = isinstance(item, list) and all(map(_is_array, item))  # an image and its label, or many of both
         if isinstance(item, list) and item and not sample and not arrays and not _is_pair(item, batches=True):
             pairs += [partial(lambda *pair: pair, image_of(each), label_of(each)) for each in item]
