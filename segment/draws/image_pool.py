@@ -25,7 +25,7 @@ from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source
 from segment.images.listing.ids import unique
 from segment.images.listing.parts import Listing
-from segment.images.listing.samples import DatasetImages, as_array, images_in, is_lazy
+from segment.images.listing.samples import DatasetImages, as_array, images_in, is_lazy, paths_listed
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import read_source
 from segment.images.transforms.augment import Pipeline, pipeline
@@ -65,6 +65,7 @@ class ImagePool:
         self.cache_bytes = cache_bytes
         self.augmentation = training_pipeline(network)
         self.size = list(size) if size else None
+        images = paths_listed(images)
         self.sources = _sources(images, listing or Listing())
         self.given: Sequence[Any] = ()
         if not self.sources:

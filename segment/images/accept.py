@@ -23,7 +23,7 @@ from segment.images.bands import channels_in, filled, in_255
 from segment.images.find import Source
 from segment.images.formats.pictures import planes_of_pillow
 from segment.images.formats.raster import Raster
-from segment.images.listing.samples import images_in, is_lazy
+from segment.images.listing.samples import images_in, is_lazy, paths_listed
 from segment.images.prepare import normalise, pad
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
@@ -96,6 +96,7 @@ class Accept:
 
     def batch(self, given: Any) -> tuple[Tensor, bool]:
         """Normalised images N C H W, and whether `given` was a single image."""
+        given = paths_listed(given)
         if isinstance(given, list | tuple) and is_lazy(given):
             given = images_in(given)
         if isinstance(given, Tensor):

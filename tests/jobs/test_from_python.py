@@ -73,6 +73,8 @@ def every_form(files: Path) -> Iterator[tuple[str, Any]]:
     yield "a path", files / "images"
     yield "a list of paths", sorted((files / "images").iterdir())
     yield "a list of texts", sorted(map(str, (files / "images").iterdir()))
+    yield "an array of texts", np.array(sorted(map(str, (files / "images").iterdir())))
+    yield "an array of paths", np.array(sorted((files / "images").iterdir()), dtype=object)
     yield "arrays", PIXELS
     yield "one array", np.stack(PIXELS)
     yield "Pillow images", [Image.fromarray(pixels) for pixels in PIXELS]
@@ -95,7 +97,7 @@ def test_images_of_any_form_enter_a_mini_batch_as_the_same_numbers(module: Toy, 
         for index, pixels in enumerate(PIXELS):
             assert torch.equal(pool.prepared(index, seed=7), normalised(pixels)), form
         count += 1
-    assert count == 22
+    assert count == 24
 
 
 def test_a_bank_of_a_loader_is_that_of_the_files(module: Toy, files: Path) -> None:
@@ -160,6 +162,7 @@ def test_mcbn_takes_the_banks_file_and_images_of_any_form(module: Toy, files: Pa
         assert torch.equal(mcbn(image).probability, expected)
     assert torch.equal(mcbn(normalised(PIXELS[0])).probability, expected)
     assert mcbn([PIXELS[0], files / "images" / "1.png"]).probability.shape == (2, 4, *SIZE)
+    assert torch.equal(mcbn(np.array([str(files / "images" / "0.png")])).probability[0], expected)
 
 
 @pytest.mark.parametrize("form", ["loader", "own collation"])

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,12 @@ def _is_batch(given: Any) -> bool:
         return False
     kinds = {(part.ndim, part.dtype, part.shape[1 if isinstance(part, Tensor) else -1]) for part in given}
     return len(kinds) > 1
+
+
+def paths_listed(given: Any) -> Any:
+    """A NumPy array of paths as a list of them; anything else as it is."""
+    text = isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "UO"
+    return given.tolist() if text and all(isinstance(each, str | Path) for each in given) else given
 
 
 def refuse_set(given: Any) -> None:
