@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from segment.axes import classes_of, size_text
+from segment.axes import Head, classes_of, size_text
 from segment.errors import (
     ModelRefused,
     NotTrusted,
@@ -30,9 +31,9 @@ from segment.errors import (
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
 from segment.networks.building.builders import build
-from segment.networks.building.uris import SCHEMES, is_uri, parse_uri, runs_code
+from segment.networks.building.uris import SCHEMES, is_random, is_uri, parse_uri, runs_code
 from segment.networks.building.weights import ExtraKeys, differs_from_card, find_weights, load_weights
-from segment.networks.cards import Card, completed, default_card, known_cards, read_card
+from segment.networks.cards import UNSTATED, Card, completed, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.devices import device_named
 from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
@@ -179,8 +180,8 @@ class Network:
             )
         if head == "softmax" and outputs == 1:
             raise ModelRefused(
-                f"{self.name!r} has one output, of which a softmax is always 1. Say `head: sigmoid` in the card, or "
-                "head=sigmoid in the URI."
+                f"{self.name!r} has one output, of which a softmax is always 1. Say `head: sigmoid` in the card, "
+                'head=sigmoid in the URI, or from Python load_network(..., head="sigmoid").'
             )
         if head != "sigmoid" and named not in (0, outputs):
             raise ModelRefused(
@@ -203,6 +204,8 @@ def load_network(
     *,
     weights: Path | str | None = None,
     card: Card | None = None,
+    head: Head | None = None,
+    classes: Sequence[str] = (),
     device: str | None = None,
     prefix: str | None = None,
     extra_keys: ExtraKeys = "refuse",
@@ -216,14 +219,22 @@ def load_network(
     weights: a file that replaces the card's; a warning says so where its bytes are others than the card names
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`, which also says
         what the card of a URI leaves out: its input, or its head
+    head, classes: of a URI or a module without a card: what its outputs mean ("softmax", "sigmoid", "multilabel"; a
+        head is never guessed), and the names of the classes
     prefix, extra_keys: of the weights' names, see `weights.load_weights`
     device: as torch names it, or "auto": CUDA where there is one; None: the CPU, or where a module given directly is
     trust: whether a card's file may name code (`py:`, or `hf:` with remote code), which then runs
     Errors: UnknownNetwork, WeightsRefused, NotTrusted, ModelRefused or WrongUse, in one line
     """
+    name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    if head is not None or classes:
+        if card is not None:
+            raise WrongUse(f"head= and classes= are for a network without a card; write them in {card.name!r}.")
+        card = Card(name=name, network=name, head=head or "softmax", classes=classes)  # type: ignore[arg-type]
     if isinstance(model, nn.Module):
-        name = type(model).__name__
-        card = card or replace(default_card("py:given:module"), name=name, network=name)
+        card = card or Card(name=name, network=name)
+        if card.input is UNSTATED:
+            card = replace(card, assumed=True)
         if weights is None:  # its own may have been trained further since the card's file was written
             card = replace(card, weights=None, sha256=None)
         module = copied(model)
@@ -249,7 +260,7 @@ def load_network(
     elif card.weights is not None:
         file = find_weights(card.weights)
         load_weights(module, file, sha256=card.sha256, prefix=prefix, extra_keys=extra_keys)
-    elif not isinstance(model, nn.Module) and _is_random(card.network):
+    elif not isinstance(model, nn.Module) and is_random(card.network):
         log.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)
     if card.input.size is not None:
@@ -263,7 +274,7 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
     if is_uri(text) and not Path(text).is_file():
         return completed(card, text) if card is not None else default_card(text)
     if card is not None:
-        raise WrongUse(f"{text!r} is a card already; another card was given beside it.")
+        raise WrongUse(f"{text!r} is a card already: what card=, head= and classes= say is written there.")
     if Path(text).suffix not in (".yaml", ".yml") and text not in known_cards():
         known = [*known_cards(), *SCHEMES.values()]
         hint = near(text, known)
@@ -273,13 +284,6 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
             hint = f" Weights need their network named too: MODEL --weights {text}."
         raise UnknownNetwork(f"No network is called {text!r}.{hint} Known: {', '.join(known)}.")
     return read_card(model)
-
-
-def _is_random(uri: str) -> bool:
-    parsed = parse_uri(uri)
-    if parsed.scheme == "torchvision":
-        return not parsed.arguments.get("weights")
-    return parsed.scheme in ("smp", "segment")
 
 
 def _set_epsilons(module: nn.Module, card: Card) -> None:

@@ -23,6 +23,7 @@ from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.images.specs import InputSpec
 from segment.networks.building.builders import build
 from segment.networks.cards import Card, default_card
+from segment.networks.given import network_of
 from segment.networks.load import Network, load_network
 from segment.networks.trial_images import trial_sides
 
@@ -347,6 +348,34 @@ def test_random_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_second_card_beside_a_card_is_refused() -> None:
     with pytest.raises(WrongUse, match="is a card already"):
         load_network("enet_camvid", card=default_card("segment:enet"))
+    with pytest.raises(WrongUse, match="what card=, head= and classes= say is written there"):
+        load_network("enet_camvid", head="sigmoid")
+
+
+def test_the_head_and_the_classes_of_a_module_are_said_where_it_is_loaded() -> None:
+    module, x = Tiny(1), two_images()
+    with pytest.raises(ModelRefused, match=r'or from Python load_network\(\.\.\., head="sigmoid"\)'):
+        load_network(module)(x)
+    network = load_network(module, head="sigmoid", classes=["sky", "road"])
+    assert logits(network, x).shape[1] == 1
+    assert (network.name, network.classes, network.class_names) == ("Tiny", 2, ("sky", "road"))
+    told = network_of(network, mean=(0.5,) * 3, std=(0.5,) * 3)  # its preprocessing is still to be said
+    assert told.input.mean == (0.5,) * 3
+    assert network_of(carded(module, head="sigmoid"), mean=(0.5,) * 3).card.head == "sigmoid"
+    with pytest.raises(WrongUse, match="the card of 'made' says"):
+        network_of(carded(module, head="sigmoid", input=InputSpec()), mean=(0.5,) * 3)
+    with pytest.raises(WrongUse, match="a network without a card; write them in 'made'"):
+        load_network(module, card=carded(module).card, head="sigmoid")
+    with pytest.raises(WrongUse, match="head: it is 'softmax', 'sigmoid' or 'multilabel', not 'binary'"):
+        load_network(module, head="binary")  # type: ignore[arg-type]
+
+
+def test_a_uri_takes_head_and_classes_beside_it() -> None:
+    network = load_network("smp:Unet?encoder=resnet18&classes=1", head="sigmoid", classes=("sky", "road"))
+    plain = default_card("smp:Unet?encoder=resnet18&classes=1&head=sigmoid")
+    assert network.card == replace(plain, name=network.name, network=network.name, classes=("sky", "road"))
+    with pytest.raises(WrongUse, match="and sigmoid by 'smp:"):
+        load_network("smp:Unet?classes=1&head=sigmoid", head="multilabel")
 
 
 def test_loading_warns_of_nothing() -> None:

@@ -111,3 +111,15 @@ def check_arguments(name: str, arguments: Iterable[str], known: Iterable[str]) -
     for key in arguments:
         if key not in known:
             raise ModelRefused(f"{name} has no argument {key!r}.{near(key, known)} Known: {', '.join(known)}.")
+
+
+def is_random(uri: str) -> bool:
+    """Whether its network has random weights where no file is named.
+
+    >>> is_random("torchvision:fcn_resnet50"), is_random("torchvision:fcn_resnet50?weights=DEFAULT")
+    (True, False)
+    """
+    parsed = parse_uri(uri)
+    if parsed.scheme == "torchvision":
+        return not parsed.arguments.get("weights")
+    return parsed.scheme in ("smp", "segment")
