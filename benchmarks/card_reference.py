@@ -44,6 +44,18 @@ support completes a card that begins with
 ## Keys
 
 """
+HEADS = """
+## head
+
+| head | channels of the output, without `drop_outputs` | `classes` to name | labels |
+| --- | --- | --- | --- |
+| `softmax` | K, from 2 up | K, or none | one map of class ids |
+| `sigmoid` | 1, p | 2, of (1 - p, p), or none: background and foreground | one map of 0 and 1 |
+| `multilabel` | K, each a p of its own | K, or none | a map of 0 and 1 for each label, `LABELS/<label>/` |
+
+A network with two sigmoid outputs, background and foreground, is `head: sigmoid` with `drop_outputs: [0]`: the classes
+are then 1 - p and p of its foreground.
+"""
 TRANSFORMS = """
 Transforms take images of any number of channels; an error names a transform that does not. What they are given depends
 on the pixels:
@@ -108,7 +120,7 @@ def page() -> str:
     """docs/cards.md."""
     schema = card_schema()
     top = meanings(Card.__doc__) | {"network": "a URI, as [the guide](guide.md#models) describes"}
-    text = HEAD + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n"
+    text = HEAD + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n" + HEADS
     weights = {"file": "relative to the card, or its name in a folder of `SEGMENT_WEIGHTS`", "sha256": top["sha256"]}
     inner = {"weights": weights, "input": meanings(InputSpec.__doc__), "training": meanings(TrainingSpec.__doc__)}
     for key, words in inner.items():

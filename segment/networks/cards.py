@@ -51,7 +51,7 @@ class Card:
     labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1, or {-1: 255};
         others stay; also a colour ("#000000") or a shape's name
     unseen: labels of classes that training never saw
-    drop_outputs: channels that are removed before the softmax
+    drop_outputs: channels of the output that are removed before the softmax or the sigmoid
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
     training: how training made a mini-batch; None: not stated
     images: the training images (folder, glob or list), which must not be tested on; or a description of them

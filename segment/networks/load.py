@@ -176,7 +176,8 @@ class Network:
         head, named = self.card.head, len(self.card.classes)
         if head == "sigmoid" and outputs != 1:
             raise ModelRefused(
-                f"{self.name!r} has {outputs} outputs; a sigmoid head has one. Say head softmax or multilabel."
+                f"{self.name!r} has {outputs} outputs; a sigmoid head has one. Keep the foreground's alone by the "
+                "card's `drop_outputs:`, [0] of background and foreground, or say head softmax or multilabel."
             )
         if head == "softmax" and outputs == 1:
             raise ModelRefused(

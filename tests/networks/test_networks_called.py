@@ -26,6 +26,7 @@ from segment.networks.cards import Card, default_card
 from segment.networks.given import network_of
 from segment.networks.load import Network, load_network
 from segment.networks.trial_images import trial_sides
+from segment.uncertainty.heads import probabilities
 
 
 class Tiny(nn.Module):
@@ -190,8 +191,18 @@ def test_a_network_without_bn_is_warned_of_too(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
-    with pytest.raises(ModelRefused, match="3 outputs; a sigmoid head has one"):
+    with pytest.raises(ModelRefused, match=r"3 outputs; a sigmoid head has one\. Keep .* the card's `drop_outputs:`"):
         carded(Tiny(3), head="sigmoid")(two_images())
+
+
+def test_of_two_sigmoid_outputs_the_foreground_is_kept_by_drop_outputs() -> None:
+    module, x = Tiny(2), two_images()
+    network = carded(module, head="sigmoid", drop_outputs=(0,))
+    with torch.no_grad():
+        foreground = module.eval()(x)[:, 1].sigmoid()
+    expected = torch.stack([1 - foreground, foreground], dim=1)
+    torch.testing.assert_close(probabilities(logits(network, x), "sigmoid"), expected)
+    assert network.classes == 2
 
 
 def test_a_multilabel_head_has_as_many_classes_as_outputs() -> None:
