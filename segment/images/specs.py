@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from segment.errors import count_of
+
 Colours = Literal["RGB", "BGR", "grey"]
 Channels = Colours | int | tuple[str, ...]
 PerChannel = float | tuple[float, ...]
@@ -90,7 +92,7 @@ class InputSpec:
         >>> InputSpec(mean=(0.5, 0.4, 0.3), stride=32).sentence
         'RGB pixels divided by 255, minus mean (0.5, 0.4, 0.3), padded to multiples of 32 (reflect)'
         """
-        names = self.channels if isinstance(self.channels, str) else f"{self.planes} bands"
+        names = self.channels if isinstance(self.channels, str) else count_of(self.planes, "band")
         if isinstance(self.channels, tuple):
             names += f" ({', '.join(self.channels)})"
         parts = [f"{names + ' pixels' if self.colours else names} divided by {_in_words(self.scale)}"]

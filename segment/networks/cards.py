@@ -156,7 +156,7 @@ def card_schema() -> dict[str, Any]:
 
 
 def default_card(uri: str) -> Card:
-    """The card of a network that has none: RGB / 255, and the usual mean and std of its library.
+    """The card of a network that has none: RGB / 255, and the usual mean and std of its library; bands without these.
 
     The head is what the URI says (`head=sigmoid`, `head=multilabel`), else that of the activation that an smp network
     is made with, else softmax.
@@ -170,7 +170,7 @@ def default_card(uri: str) -> Card:
     channels: Channels = bands if isinstance(bands, int) and bands > 0 and bands != 3 else "RGB"
     mean: tuple[float, ...] = IMAGENET_MEAN if usual and channels == "RGB" else ()
     std: tuple[float, ...] = IMAGENET_STD if mean else ()
-    assumed = parsed.scheme == "py"
+    assumed = parsed.scheme == "py" or (usual and channels != "RGB")  # ImageNet's numbers are for three channels
     numbers = timm_numbers(parsed) if mean and parsed.scheme in ("smp", "smp-dir") else None
     if numbers is not None and numbers != (mean, std):
         (mean, std), assumed = numbers, True  # whoever trained it may have taken ImageNet's numbers all the same

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segment.errors import UnknownNetwork, WrongUse
+from segment.errors import UnknownNetwork, WrongUse, warn_once
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.images.transforms.augment import pipeline
 from segment.networks.building.uris import parse_uri
@@ -302,6 +302,18 @@ def test_a_card_that_states_another_head_than_the_uri_beside_it_is_refused(tmp_p
             load_network(f"segment:tiny?classes=3&head={head}", card=card)
     with pytest.raises(WrongUse, match="The head is sigmoid in the card 'own', and softmax by"):
         load_network("segment:tiny?head=softmax", card=Card(name="own", network="", head="sigmoid"))
+
+
+@pytest.mark.parametrize(("count", "bands"), [(1, "1 band"), (4, "4 bands"), (3, "")])
+def test_bands_of_smp_are_divided_by_255_with_a_warning(
+    count: int, bands: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    network = load_network(f"smp:Unet?encoder=resnet18&classes=2&in_channels={count}")
+    network.log_preprocessing()
+    warned = f"They are taken as {bands} divided by 255, neither mean nor std, padded to multiples of 32"
+    assert (warned in caplog.text) == (count != 3)
+    assert ("how the images of" in caplog.text) == (count != 3)
 
 
 @pytest.mark.parametrize(("encoder", "mean"), [("tu-xception65", 0.5), ("tu-resnet18", 0.485), ("tu-nowhere", 0.485)])
