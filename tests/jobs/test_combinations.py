@@ -74,6 +74,7 @@ def test_methods_that_differ_by_their_scaling_share_their_passes(network: Networ
     names = ("mcbn+tta", "mcbn+tta+temperature", "mcbn+tta+vector_scaling")
     made = build_methods(network, [bank], replace(QUICK, methods=names), validated=True)
     assert len({id(made.methods[name][0]) for name in names}) == 1
+    assert set(made.notes.values()) == {"no standard error is given, for its views are no random sample"}
 
 
 def test_dropout_with_views_has_masks_of_its_own_in_each_view(network: Network, bank: Bank) -> None:

@@ -536,6 +536,7 @@ def test_dropout_is_refused_where_there_is_none_and_inserting_it_leaves_the_netw
     method = made.methods["dropout"][0]
     assert isinstance(method, Dropout)
     assert isinstance(method.insert, Inserted)
+    assert made.notes["dropout"] == str(method.insert), "masks are a random sample"
     assert "before head" in made.notes["dropout"]
     images = one_image(network, data)
     before = network.fingerprint, Plain(network.module, network, PassPlan())(images)

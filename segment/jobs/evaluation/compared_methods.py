@@ -152,8 +152,8 @@ def build_methods(
 
 
 def _noted(method: Method) -> str:
-    """A method's note for a reader of its scores: of several passes, why their standard error is not given."""
-    return method.note if method.draws == 1 else f"no standard error is given, for {method.note}"
+    """A method's note for a reader of its scores: of passes that are no random sample, what follows."""
+    return method.note if method.random or method.draws == 1 else f"no standard error is given, for {method.note}"
 
 
 @dataclass(frozen=True)
