@@ -159,9 +159,8 @@ class _Proof(TorchFunctionMode):
             self._of_images.append(any(depends))
             counts = name in RESHAPING or name in NEW
             self.calls.append((name, None if counts and any(depends) else literals_in((args, kwargs))))
-            self._sources.note(
-                (*results, *(tensors if name.endswith("_") or name == "__setitem__" else ())), len(self._of_images) - 1
-            )
+            written = tensors if name.endswith("_") or name == "__setitem__" else ()
+            self._sources.note((*results, *written), len(self._of_images) - 1, sources)
         return result
 
     def _keeps_apart(

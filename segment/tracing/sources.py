@@ -52,7 +52,8 @@ def _attribute_tensors(value: Any) -> Iterator[Tensor]:
 class Sources:
     """Which call last wrote each piece of memory of the running pass, and whether an unseen call has written it since.
 
-    Memory is identified by its storage, which views share; a storage that was freed has a dead weak reference.
+    Memory is identified by its storage, which views share; a storage that was freed has a dead weak reference. A view
+    of a constant is known by its object too: which part of the constant it is, as in `table[k]`, may depend on more.
     """
 
     def __init__(self, constants: Iterable[Tensor]) -> None:
@@ -62,17 +63,37 @@ class Sources:
         registered = self._registered.values()
         self._constants = {memory: version_of(tensor) for tensor in registered if (memory := memory_id(tensor))}
         self._written: dict[int, tuple[weakref.ref[torch.UntypedStorage], int, int | None]] = {}
+        self._views: dict[int, tuple[Tensor, int, int | None]] = {}  # of constants; kept, so that no id comes again
+        self._chosen: set[int | None] = set()  # memory of constants of which a view depends on other tensors
 
-    def note(self, tensors: Iterable[Tensor], source: int) -> None:
-        """Record the source of these tensors; views of constants stay constants unless they were written into."""
+    def note(self, tensors: Iterable[Tensor], source: int, reads: Iterable[int] = ()) -> None:
+        """Record the source of these tensors, the results of a call that reads these sources.
+
+        A view of a constant that was not written into is a constant too, where its call reads constants only.
+        """
+        chosen = any(each != CONSTANT for each in reads)
         for tensor in tensors:
             memory, version = memory_id(tensor), version_of(tensor)
-            if memory is None or (memory in self._constants and self._constants[memory] == version):
+            if memory is None:
                 continue
-            self._written[memory] = (weakref.ref(tensor.untyped_storage()), source, version)
+            if memory not in self._constants or self._constants[memory] != version:
+                self._written[memory] = (weakref.ref(tensor.untyped_storage()), source, version)
+            elif id(tensor) not in self._registered:
+                self._views[id(tensor)] = (tensor, source if chosen else CONSTANT, version)
+                self._chosen.update((memory,) if chosen else ())
 
     def of(self, tensor: Tensor) -> int:
         """The index of the call that last wrote a tensor, or IMAGE, CONSTANT, UNKNOWN."""
+        view = self._views.get(id(tensor))
+        if view is not None and view[2] == version_of(tensor):
+            return view[1]
+        source = self.of_memory(tensor)
+        if source == CONSTANT and id(tensor) not in self._registered and memory_id(tensor) in self._chosen:
+            return UNKNOWN  # no call made this view
+        return source
+
+    def of_memory(self, tensor: Tensor) -> int:
+        """As `of`, of the memory that a tensor lies in, whatever part of it the tensor is."""
         memory = memory_id(tensor)
         if memory is None:
             return UNKNOWN

@@ -41,7 +41,7 @@ class Call:
     sources: of each tensor that it reads, in order: the earlier call that last wrote it, or IMAGE, CONSTANT, UNKNOWN
     registered: of each, the parameter, buffer or attribute itself where it is one, else None
     origin: "constant", "image", or "draw" where it is random or reads a tensor of unknown origin
-    writes: sources of the tensors that it writes into
+    writes: sources of the memory that it writes into
     gives_values: it gives values of tensors to Python, or a result whose shape depends on values
     random: it draws random numbers; autocast: the network runs it in another precision than its caller asked for
     shape, dtype: of its first tensor; None where it has none
@@ -102,6 +102,7 @@ class _Tracing(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             tensors = list(tensors_in((args, kwargs)))
             reads = tuple(self.sources.of(tensor) for tensor in tensors)
+            owners = [self.sources.of_memory(tensor) for tensor in tensors]
             versions = [version_of(tensor) for tensor in tensors]
             states = None if isinstance(kwargs.get("generator"), torch.Generator) else random_states()
             shape, dtype = (tensors[0].shape, tensors[0].dtype) if tensors else (None, None)
@@ -111,8 +112,8 @@ class _Tracing(TorchFunctionMode):
             changed = [tensor for tensor, was in zip(tensors, versions, strict=True) if version_of(tensor) != was]
             writes = tuple(
                 dict.fromkeys(
-                    source
-                    for source, tensor, was in zip(reads, tensors, versions, strict=True)
+                    owner
+                    for owner, tensor, was in zip(owners, tensors, versions, strict=True)
                     if version_of(tensor) != was
                 )
             )
@@ -121,7 +122,7 @@ class _Tracing(TorchFunctionMode):
                 for tensor, source in zip(tensors, reads, strict=True)
             )
             gives_values = bool(tensors) and call_gives_values(func, tensors, result)
-            self.sources.note((*changed, *tensors_in(result)), len(self.calls))
+            self.sources.note((*changed, *tensors_in(result)), len(self.calls), reads)
         self.calls.append(
             Call(
                 func,

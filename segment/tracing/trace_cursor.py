@@ -97,7 +97,7 @@ class TraceCursor:
                 if written != set(call.writes):
                     raise Diverged(f"call {index}, {call.name}, writes into other tensors")
             into = [tensor for tensor, source in zip(self._tensors, call.sources, strict=True) if source in call.writes]
-            self._sources.note((*into, *tensors_in(result)), index)
+            self._sources.note((*into, *tensors_in(result)), index, call.sources)
             self._tensors = []
 
     def end(self, output: Any, expected: int) -> None:

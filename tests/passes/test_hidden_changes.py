@@ -13,6 +13,7 @@ from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surve
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
 from segment.errors import FastPathDiffers, ModelRefused
@@ -393,3 +394,58 @@ def test_graphs_are_kept_while_images_of_a_network_that_counts_its_calls_are_com
         list(passes(noise(1, 3, 32, 32, seed=seed)))
     assert passes.way == "openvino"
     assert not readings
+
+
+def _by_index(table: Tensor, expert: Tensor) -> Tensor:
+    return table[expert]
+
+
+def _by_slice(table: Tensor, expert: Tensor) -> Tensor:
+    return table[expert : expert + 1].view(8, 1, 1)
+
+
+def _by_select(table: Tensor, expert: Tensor) -> Tensor:
+    return torch.select(table, 0, expert)  # type: ignore[arg-type]  # torch takes a tensor as index
+
+
+def _by_narrow(table: Tensor, expert: Tensor) -> Tensor:
+    return torch.narrow(table, 0, expert, 1)[0]
+
+
+def _by_alias(table: Tensor, expert: Tensor) -> Tensor:
+    return nn.Parameter(table[expert], requires_grad=False)
+
+
+class Routed(nn.Module):
+    """The strongest channel behind a BN layer chooses which part of a parameter, or of an attribute, is used."""
+
+    def __init__(self, chosen: Callable[[Tensor, Tensor], Tensor], *, attribute: bool = False) -> None:
+        super().__init__()
+        self.conv, self.side = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.bn, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        experts = 1 + noise(8, 8, 1, 1, seed=5)
+        self.chosen, self.experts = chosen, [experts] if attribute else nn.ParameterList([experts])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x)).relu()
+        return self.head(y + self.side(x) * self.chosen(self.experts[0], y.mean((0, 2, 3)).argmax()))
+
+
+@pytest.mark.parametrize("attribute", [False, True], ids=["parameter", "attribute"])
+@pytest.mark.parametrize("chosen", [_by_index, _by_slice, _by_select, _by_narrow, _by_alias])
+@pytest.mark.parametrize("plan", [FAST, PassPlan(), FOLDED], ids=["fast", "shared", "folded"])
+def test_each_draw_uses_the_part_of_a_constant_that_it_chooses(
+    plan: PassPlan,
+    chosen: Callable[[Tensor, Tensor], Tensor],
+    attribute: bool,  # noqa: FBT001
+) -> None:
+    module = calibrated(seeded(lambda: Routed(chosen, attribute=attribute)), (32, 32))
+    network = surveyed(module)
+    drawn, image = random_bank(network, 8), noise(1, 3, 32, 32)
+    order = [0, 0, *range(8)]  # the first comparison, of draws 0 and 1, shows no choice
+    mean, var = ({name: value[order] for name, value in each.items()} for each in (drawn.mean, drawn.var))
+    bank = Bank(torch.full((len(order),), 1 / len(order)), mean, var)
+    engine = Passes(network, bank, plan)
+    outputs = torch.stack(list(engine(image)))
+    torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4)
+    assert (engine.way == "plain") == (chosen is _by_alias)
