@@ -41,7 +41,7 @@ from segment.tracing.batch_independence import mixing_call
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
 from segment.tracing.sources import CONSTANT, constants_of
 from segment.tracing.trace import state_keeper
-from segment.tracing.trace_cursor import Diverged, TraceCursor
+from segment.tracing.trace_cursor import Diverged, TraceCursor, refuse_scripted_values
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,8 @@ class _InParts:
             images = self.network.writable(part)
             mode = _RecordedPart(self.network, frozenset(self.layer_of), images)
             try:
-                with torch.no_grad(), self._state(), in_precision(self.precision, self.network.device), mode:
+                precision = in_precision(self.precision, self.network.device)
+                with torch.no_grad(), self._state(), precision, refuse_scripted_values(), mode:
                     self.network.forward(images)
             except _LastLayer:
                 recording = self._recordings[part.shape] = mode.recording

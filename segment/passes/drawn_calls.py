@@ -65,12 +65,12 @@ class Program:
 def _reason_for_plain(network: BatchNormNetwork, depends: Sequence[bool]) -> str:
     calls = network.calls
     for index, call in enumerate(calls):
+        if call.gives_values and depends[index]:
+            return f"{call.name} gives values that depend on the draw to Python"
         if UNKNOWN in call.sources:
             return f"{call.name} reads a tensor that no torch call of this pass made"
         if call.autocast:
             return f"{call.name} runs under the network's own autocast"
-        if call.gives_values and depends[index]:
-            return f"{call.name} gives values that depend on the draw to Python"
     if network.trace.output < 0 or not depends[network.trace.output]:
         return "its output does not come from a torch call that depends on the draw"
     overwriting = writes_over_shared(calls, depends)

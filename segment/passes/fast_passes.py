@@ -21,7 +21,7 @@ from segment.passes.fused import onednn
 from segment.passes.fused.convolutions import FusedConvolutions
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording
 from segment.tracing.trace import may_draw, state_keeper
-from segment.tracing.trace_cursor import OWN_AUTOCAST, Diverged
+from segment.tracing.trace_cursor import OWN_AUTOCAST, Diverged, refuse_scripted_values
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,8 @@ class FastPasses:
     def _pass(self, t: int) -> Tensor | None:
         images = self._images.clone()  # a network may write into its image
         mode = RecordedPass(self._program, self._calls(t), images)
-        with torch.no_grad(), self._drawn.state(), in_precision(self._precision, images.device), mode:
+        kept, precision = self._drawn.state(), in_precision(self._precision, images.device)
+        with torch.no_grad(), kept, precision, refuse_scripted_values(), mode:
             self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             output = self._drawn.network.forward(images)
         if not mode.end(output):

@@ -117,14 +117,14 @@ def _check(network: BatchNormNetwork, image: Tensor) -> None:
     """Errors: ModelRefused where a trace of one image would not stand for others, or for other draws."""
     calls = network.calls
     for call in calls:
-        if UNKNOWN in call.sources:
+        if call.gives_values and call.origin != "constant":
+            why = f"{call.name} gives values of the image to Python, which then decides by them"
+        elif UNKNOWN in call.sources:
             why = f"{call.name} reads a tensor that no torch call of the pass made"
         elif call.random:
             why = f"{call.name} draws random numbers"
         elif call.autocast:
             why = f"{call.name} runs under the network's own autocast"
-        elif call.gives_values and call.origin != "constant":
-            why = f"{call.name} gives values of the image to Python, which then decides by them"
         else:
             continue
         raise ModelRefused(f"A graph cannot express this network: {why}.")

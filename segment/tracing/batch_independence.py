@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from segment.errors import error_message, ran_out_of_memory
 from segment.networks.preserve_state import moved_since, preserve_state, random_states
 from segment.tracing.call_kinds import READS_METADATA, names_in
+from segment.tracing.scripted_calls import reported_scripted_values
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
 from segment.tracing.trace_cursor import literals_in
 
@@ -110,13 +111,18 @@ def _proof(
     with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
         images = images.clone()
         sources.note([images], IMAGE)
-        with _Proof(sources, len(images), given_statistics=given_statistics) as proof:
+        proof = _Proof(sources, len(images), given_statistics=given_statistics)
+        with proof, reported_scripted_values(_refuse_scripted):
             output = forward(images)
     with torch._C.DisableTorchFunction():
         outputs = list(tensors_in(output))
         if not outputs or not all(proof.of_images(tensor) for tensor in outputs):
             raise MixesImages("the output, which does not come from the images by calls that are known,")
     return proof.calls
+
+
+def _refuse_scripted(function: Callable[..., Any]) -> None:
+    raise MixesImages(f"{function.__name__}, which gives values to Python,")
 
 
 class _Proof(TorchFunctionMode):

@@ -2,7 +2,8 @@
 
 A TorchFunctionMode intercepts every torch call inside a pass, so unmodified networks of any library can be traced. A
 tensor that no intercepted call made (by a scripted function, or from NumPy) is of unknown origin: it counts as
-depending on the draw, which is always safe. Must not know what a draw is.
+depending on the draw, which is always safe. So does scripted code that gives Python a decision or a number. Must not
+know what a draw is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from segment.networks.preserve_state import (
     restore_random_states,
 )
 from segment.tracing.call_kinds import call_gives_values
+from segment.tracing.scripted_calls import reported_scripted_values
 from segment.tracing.sources import CONSTANT, IMAGE, UNKNOWN, Sources, constants_of, tensors_in
 
 Origin = Literal["constant", "image", "draw"]
@@ -141,6 +143,12 @@ class _Tracing(TorchFunctionMode):
         )
         return result
 
+    def add_scripted(self, function: Callable[..., Any]) -> None:
+        """Add a call of scripted code that gave values to Python; what it reads is not known."""
+        unknown = (UNKNOWN,)
+        origin = _origin(self.calls, unknown, random=False)
+        self.calls.append(Call(function, self._module_name(), unknown, (None,), origin, gives_values=True))
+
 
 def _origin(calls: Sequence[Call], sources: Sequence[int], *, random: bool) -> Origin:
     """The origin of a call that follows these and reads these sources."""
@@ -220,7 +228,8 @@ def _trace(
             image = image.clone()  # an inference tensor counts no versions; a network may write into its image
             sources = Sources(constants_of(module))
             sources.note([image], IMAGE)
-            with _Tracing(sources, lambda: stack[-1], keep_arguments) as tracing:
+            tracing = _Tracing(sources, lambda: stack[-1], keep_arguments)
+            with tracing, reported_scripted_values(tracing.add_scripted):
                 output = forward(image)
             outputs = [sources.of(tensor) for tensor in tensors_in(output)]
     finally:

@@ -6,6 +6,7 @@ Must not know what is done where they differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from segment.networks.modules import version_of
 from segment.tracing.replay import NotReplayable
+from segment.tracing.scripted_calls import reported_scripted_values
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, tensors_in
 from segment.tracing.trace import Call
 
@@ -35,6 +37,15 @@ def literals_in(value: Any) -> Any:
     if isinstance(value, slice):
         return [literals_in(part) for part in (value.start, value.stop, value.step)]
     return value if isinstance(value, int | float | complex | str | torch.dtype | torch.device) else type(value)
+
+
+def refuse_scripted_values() -> AbstractContextManager[None]:
+    """A block in which scripted code that gives values to Python raises Diverged: a pass with such code is plain."""
+    return reported_scripted_values(_diverge)
+
+
+def _diverge(function: Callable[..., Any]) -> None:
+    raise Diverged(f"{function.__name__} gives values to Python")
 
 
 class TraceCursor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
@@ -13,8 +14,9 @@ from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surve
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment import MCBN, fit_bank, load_network
 from segment.draws.bank import Bank
-from segment.draws.large_batches import record_in_parts
+from segment.draws.large_batches import record_in_parts, why_whole
 from segment.draws.recording import record
 from segment.errors import FastPathDiffers, ModelRefused
 from segment.passes.openvino_passes import CompiledNetwork
@@ -416,6 +418,13 @@ def _by_alias(table: Tensor, expert: Tensor) -> Tensor:
     return nn.Parameter(table[expert], requires_grad=False)
 
 
+def first_draw_twice(bank: Bank) -> Bank:
+    """A bank of which the first comparison, of draws 0 and 1, shows no decision by the draw."""
+    order = [0, *range(len(bank))]
+    mean, var = ({name: value[order] for name, value in each.items()} for each in (bank.mean, bank.var))
+    return Bank(torch.full((len(order),), 1 / len(order)), mean, var)
+
+
 class Routed(nn.Module):
     """The strongest channel behind a BN layer chooses which part of a parameter, or of an attribute, is used."""
 
@@ -441,11 +450,63 @@ def test_each_draw_uses_the_part_of_a_constant_that_it_chooses(
 ) -> None:
     module = calibrated(seeded(lambda: Routed(chosen, attribute=attribute)), (32, 32))
     network = surveyed(module)
-    drawn, image = random_bank(network, 8), noise(1, 3, 32, 32)
-    order = [0, 0, *range(8)]  # the first comparison, of draws 0 and 1, shows no choice
-    mean, var = ({name: value[order] for name, value in each.items()} for each in (drawn.mean, drawn.var))
-    bank = Bank(torch.full((len(order),), 1 / len(order)), mean, var)
+    bank, image = first_draw_twice(random_bank(network, 8)), noise(1, 3, 32, 32)
     engine = Passes(network, bank, plan)
     outputs = torch.stack(list(engine(image)))
     torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4)
     assert (engine.way == "plain") == (chosen is _by_alias)
+
+
+def script(function: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, and networks have it
+        scripted: Callable[[Tensor], bool] = torch.jit.script(function)
+    return scripted
+
+
+def _is_bright(x: Tensor) -> bool:
+    return bool(x.mean() > 0.5)
+
+
+is_bright = script(_is_bright)
+
+
+class Decides(Toy):
+    """Scripted code decides by the images, or by what depends on the draw."""
+
+    def __init__(self, *, by_draw: bool) -> None:
+        super().__init__()
+        self.by_draw = by_draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.by_draw and is_bright(x):
+            x = x * 3
+        y = self.bn1(self.conv1(x)).relu()
+        y = y * (2.0 if self.by_draw and x.shape[-1] == 32 and is_bright(y) else 1.0)
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("plan", [FAST, PassPlan(), FOLDED], ids=["fast", "shared", "folded"])
+def test_scripted_code_decides_in_each_draw_anew(plan: PassPlan, width: int) -> None:
+    """width: of the image that the network is listed with; one of 64 is never asked."""
+    module = calibrated(seeded(lambda: Decides(by_draw=True)), (32, 32))
+    network = surveyed(module, (32, width))
+    bank, image = first_draw_twice(random_bank(network, 8, spread=1.0)), noise(1, 3, 32, 32)
+    outputs = torch.stack(list(Passes(network, bank, plan)(image)))
+    torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4)
+
+
+def test_scripted_code_decides_by_all_images_of_a_mini_batch_and_by_none_of_another_estimate() -> None:
+    module = calibrated(seeded(lambda: Decides(by_draw=False)), (32, 32))
+    network = surveyed(module)
+    batch = noise(4, 3, 32, 32, seed=3) + torch.tensor([0.0, 0, 1, 3])[:, None, None, None]
+    assert why_whole(network, batch[:2]) == "ScriptFunction gives values of the images to Python"
+    assert_parts_equal_whole(module)
+    (whole,) = record(network, [batch])
+    (parts,) = record_in_parts(network, [batch], at_once=1, keep_bytes=float("inf"), whole_fits=True)
+    for name, (mean, var) in whole.items():
+        torch.testing.assert_close(parts[name], (mean, var))
+    together = MCBN(load_network(module), fit_bank(module, batch, batch=2, draws=2))
+    one_by_one = torch.cat([together(image[None]).probability for image in batch])
+    torch.testing.assert_close(together(batch).probability, one_by_one)
