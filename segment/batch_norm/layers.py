@@ -119,9 +119,10 @@ class BatchNormNetwork:
 
     def writable(self, images: Tensor) -> Tensor:  # N C ... -> N C ...
         """Images as `placed` gives them, in memory that is not the caller's: a network may write into its image."""
-        placed = self.placed(images)
-        shared = placed.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
-        return placed.clone() if shared else placed
+        with torch.inference_mode(mode=False):  # outside inference mode no inference tensor can be written into
+            placed = self.placed(images)
+            shared = placed.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+            return placed.clone() if shared else placed
 
     def retraced(self, images: Tensor) -> BatchNormNetwork:
         """The same network, traced over these images (N C H W), for whose size or values it makes other calls.

@@ -173,7 +173,8 @@ class _InParts:
             before = progress[number]
             results = {0: self.network.writable(part)} if before is None else dict(before.results)
             step = recording.calls.index(call)
-            with torch.no_grad(), self._state.random_state(), in_precision(self.precision, self.network.device):
+            random, precision = self._state.random_state(), in_precision(self.precision, self.network.device)
+            with torch.inference_mode(mode=False), torch.no_grad(), random, precision:
                 recording.advance(make, results, 0 if before is None else before.step, step)
             args, kwargs = recording.arguments_of(step, results)
             batch_norm = BatchNormCall(*args, **kwargs)
@@ -199,8 +200,8 @@ class _InParts:
             images = self.network.writable(part)
             mode = _RecordedPart(self.network, frozenset(self.layer_of), images)
             try:
-                precision = in_precision(self.precision, self.network.device)
-                with torch.no_grad(), self._state(), precision, refuse_scripted_values(), mode:
+                precision, watched = in_precision(self.precision, self.network.device), refuse_scripted_values()
+                with torch.inference_mode(mode=False), torch.no_grad(), self._state(), precision, watched, mode:
                     self.network.forward(images)
             except _LastLayer:
                 recording = self._recordings[part.shape] = mode.recording

@@ -225,7 +225,8 @@ def record(
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
         images = network.writable(batch)  # statistics of a channel are faster to compute where channels are innermost
-        with torch.no_grad(), state(), in_precision(precision, network.device), mode:
+        in_own_precision = in_precision(precision, network.device)
+        with torch.inference_mode(mode=False), torch.no_grad(), state(), in_own_precision, mode:
             state.seed(number)
             network.forward(images)
         mode.end()

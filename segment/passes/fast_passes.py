@@ -120,7 +120,8 @@ class FastPasses:
         self._fused = self._drawn.fused_for(program) if self._fuse else None
 
     def _replay(self, recording: Recording, t: int) -> Tensor:
-        with torch.no_grad(), self._drawn.state.random_state(), in_precision(self._precision, self._images.device):
+        random, precision = self._drawn.state.random_state(), in_precision(self._precision, self._images.device)
+        with torch.inference_mode(mode=False), torch.no_grad(), random, precision:
             self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             return recording.run(self._calls(t))
 
@@ -139,10 +140,11 @@ class FastPasses:
         return None
 
     def _pass(self, t: int) -> Tensor | None:
-        images = self._images.clone()  # a network may write into its image
+        with torch.inference_mode(mode=False):  # else the network could write into this copy no more
+            images = self._images.clone()  # a network may write into its image
         mode = RecordedPass(self._program, self._calls(t), images)
         kept, precision = self._drawn.state(), in_precision(self._precision, images.device)
-        with torch.no_grad(), kept, precision, refuse_scripted_values(), mode:
+        with torch.inference_mode(mode=False), torch.no_grad(), kept, precision, refuse_scripted_values(), mode:
             self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             output = self._drawn.network.forward(images)
         if not mode.end(output):

@@ -268,9 +268,9 @@ class Passes:
         return math.ceil(cost / (CHECK_COST * len(self.bank)))
 
     def _plain_pass(self, images: Tensor, chunk: range, precision: Precision) -> Tensor:  # D*N K ...
-        images = torch.cat([images] * len(chunk))  # a copy even for one draw: a network may write into its image
-        mode = PlainPass(self._layers, self._drawn.draws(chunk))
-        with torch.no_grad(), self._drawn.state(), in_precision(precision, self.network.device), mode:
+        mode, precise = PlainPass(self._layers, self._drawn.draws(chunk)), in_precision(precision, self.network.device)
+        with torch.inference_mode(mode=False), torch.no_grad(), self._drawn.state(), precise, mode:
+            images = torch.cat([images] * len(chunk))  # a copy even for one draw: a network may write into its image
             self._drawn.state.seed(chunk.start)
             output = self._drawn.state.own(self.network.forward(images))
         mode.end()

@@ -34,6 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
+from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
 from segment.errors import ModelRefused, WrongUse
 from segment.estimation.estimate import estimate
@@ -842,6 +843,34 @@ def test_passes_work_in_a_callers_inference_mode_and_with_inference_tensors(toy:
     torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-5)
     list(record(network, [image]))
     assert torch.equal(made_inside.bn1.get_buffer("running_mean"), held)
+
+
+class WritesInPlace(Toy):
+    """Writes into its image and into its results."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.1)
+        x = self.bn1(self.conv1(x)).relu_()
+        return self.head(functional.relu(self.bn2(self.conv2(x)), inplace=True))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=NAMES)
+def test_a_callers_inference_mode_changes_no_way(plan: PassPlan, caplog: pytest.LogCaptureFixture) -> None:
+    network = surveyed(calibrated(seeded(WritesInPlace), (32, 32)))
+    bank, image, batch = random_bank(network), noise(1, 3, 32, 32), noise(4, 3, 32, 32)
+    ways, outputs, draws = [], [], []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            engine = Passes(network, bank, plan)
+            outputs.append(torch.stack(list(engine(image.clone()))))
+            ways.append(engine.way)
+            draws += [*record(network, [batch]), *record_in_parts(network, [batch], at_once=1)]
+    assert ways[0] == ways[1]
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    for name, (mean, var) in draws[0].items():
+        for draw in draws[1:]:
+            torch.testing.assert_close(draw[name], (mean, var))
 
 
 def test_a_float64_network_runs_in_float64(toy: Toy, image: Tensor) -> None:
