@@ -222,6 +222,8 @@ def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
             return f"{call.name} writes into a parameter or buffer"
         if call.autocast:
             return f"{call.name} runs under autocast"
+        if call.inference:
+            return f"{call.name} runs in the network's own inference mode, which hides what it writes into"
     if mixing := mixing_call(network.module, network.forward, network.placed(pair)):
         return f"{mixing} may mix the images of a mini-batch"
     (whole,) = record(network, [pair])

@@ -71,6 +71,8 @@ def _reason_for_plain(network: BatchNormNetwork, depends: Sequence[bool]) -> str
             return f"{call.name} reads a tensor that no torch call of this pass made"
         if call.autocast:
             return f"{call.name} runs under the network's own autocast"
+        if call.inference:
+            return f"{call.name} runs in the network's own inference mode, which hides what it writes into"
     if network.trace.output < 0 or not depends[network.trace.output]:
         return "its output does not come from a torch call that depends on the draw"
     overwriting = writes_over_shared(calls, depends)

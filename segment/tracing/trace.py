@@ -46,6 +46,7 @@ class Call:
     writes: sources of the memory that it writes into
     gives_values: it gives values of tensors to Python, or a result whose shape depends on values
     random: it draws random numbers; autocast: the network runs it in another precision than its caller asked for
+    inference: the network runs it in its own inference mode, in which torch does not count what is written into
     shape, dtype: of its first tensor; None where it has none
     arguments: positional (after the first) and named ones, of the functions in `keep_arguments`; None of others
     """
@@ -59,6 +60,7 @@ class Call:
     gives_values: bool = False
     random: bool = False
     autocast: bool = False
+    inference: bool = False
     shape: torch.Size | None = None
     dtype: torch.dtype | None = None
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
@@ -136,6 +138,7 @@ class _Tracing(TorchFunctionMode):
                 gives_values,
                 random,
                 self._autocast != _autocast(),
+                torch.is_inference_mode_enabled(),
                 shape,
                 dtype,
                 (tuple(args[1:]), kwargs) if func in self._keep_arguments else None,

@@ -74,6 +74,8 @@ class TraceCursor:
             self._autocast = autocast
         elif autocast != self._autocast:
             raise NotReplayable(OWN_AUTOCAST)
+        if torch.is_inference_mode_enabled():
+            raise Diverged("its own inference mode, in which what calls write into is not known")
         if self._next >= len(self._calls):
             raise Diverged(f"more than the {len(self._calls)} calls of the trace")
         call = self._calls[self._next]

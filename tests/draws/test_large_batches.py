@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segment.batch_norm.layers import BatchNormNetwork
-from segment.draws.large_batches import MergedStatistics, record_in_parts
+from segment.draws.large_batches import MergedStatistics, record_in_parts, why_whole
 from segment.draws.recording import record
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.architectures.enet import ENet
@@ -60,6 +60,23 @@ class Preactivated(nn.Module):
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x += conv(norm(x).relu())
         return self.head(x)
+
+
+class Deployed(nn.Module):
+    """A sum in place, then more channels: in its own inference mode, in which torch does not count what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 8, 3, padding=1)
+        self.wide = nn.Sequential(nn.Conv2d(8, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 8, 1))
+        self.last, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x += self.inner(self.first(x).relu())
+        return self.head(self.last(self.wide(x) + x).relu())
 
 
 def unet() -> nn.Module:
@@ -262,6 +279,15 @@ def test_what_cannot_be_followed_goes_through_whole_where_that_fits(build: Calla
         for name, (mean, var) in in_one_pass(network, batch).items():
             assert torch.equal(draw[name][0], mean)
             assert torch.equal(draw[name][1], var)
+
+
+def test_a_network_in_its_own_inference_mode_has_the_draw_of_one_pass_whatever_is_kept() -> None:
+    network = surveyed(calibrated(seeded(Deployed), (32, 32)))
+    batch = noise(4, 3, 32, 32, seed=3)
+    assert "own inference mode" in why_whole(network, batch[:2])
+    for keep_bytes in (0, 1e5, 2e5, 3e5, float("inf")):
+        (draw,) = record_in_parts(network, [batch], at_once=1, keep_bytes=keep_bytes, whole_fits=True)
+        assert_same_draw(dict(draw), in_one_pass(network, batch))
 
 
 def test_the_network_is_restored(toy: Toy) -> None:
