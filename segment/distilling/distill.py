@@ -136,8 +136,8 @@ def observe_views(
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     network, bank = passes.network, passes.bank
-    pair = torch.cat([views[0], views[0]]).to(network.device)
-    most = 1 if mixing_call(network.module, network.module, pair) else TOGETHER
+    several = torch.cat([views[0]] * max(2, min(TOGETHER, len(views)))).to(network.device)
+    most = 1 if mixing_call(network.module, network.module, several) else TOGETHER
     moments, targets = Moments(len(bank)), list[Target]()
     for group in _of_one_size(views, most):
         new, sampled = observe(passes, bank.weights, torch.cat(group), head, pixels, generator)

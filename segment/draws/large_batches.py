@@ -211,8 +211,9 @@ class _InParts:
         return recording
 
 
-def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
+def why_whole(network: BatchNormNetwork, batch: Tensor) -> str:  # M C H W
     """Why the images of a mini-batch must go through the network together, "" where each may go alone."""
+    pair = batch[:2]
     for call in network.calls:
         if call.gives_values and call.origin != "constant":
             return f"{call.name} gives values of the images to Python"
@@ -224,14 +225,22 @@ def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
             return f"{call.name} runs under autocast"
         if call.inference:
             return f"{call.name} runs in the network's own inference mode, which hides what it writes into"
-    if mixing := mixing_call(network.module, network.forward, network.placed(pair)):
-        return f"{mixing} may mix the images of a mini-batch"
+    for images in (pair, _parts_of(batch)):
+        if mixing := mixing_call(network.module, network.forward, network.placed(images)):
+            return f"{mixing} may mix the images of a mini-batch"
     (whole,) = record(network, [pair])
     try:
         alone = _InParts(network, 1, float("inf"), "fp32").draw(pair)
     except (Diverged, OtherShapes, NotReplayable) as difference:
         return f"at this size it makes other calls than when its layers were listed ({difference})"
     return "" if _close(alone, whole) else "two images give other statistics one by one than together"
+
+
+def _parts_of(batch: Tensor) -> Tensor:  # M C H W -> M C h w
+    """Of all images a part, about as many pixels as two of them: a network may do more with more images."""
+    share = (2 / len(batch)) ** 0.5
+    sides = (max(128, 32 * round(side * share / 32)) for side in batch.shape[2:])  # less is refused by many
+    return batch[(slice(None), slice(None), *map(slice, sides))]
 
 
 CLOSE = 1e-3
@@ -273,7 +282,7 @@ def record_in_parts(
     parts = _InParts(network, at_once, keep_bytes, precision)
     for number, batch in zip(count() if numbers is None else numbers, batches, strict=False):
         if whole is None:
-            whole = why_whole(network, batch[:2]) if len(batch) > at_once else ""
+            whole = why_whole(network, batch) if len(batch) > at_once else ""
             if whole:
                 log.info("Mini-batches go through whole: %s.", whole)
         if len(batch) > at_once and not whole:

@@ -160,15 +160,20 @@ class BatchedEstimator:
         except OutOfMemory:
             return "they do not fit in memory"
         network = estimator.network
-        pair = pad(noise(2, network.channels, height, width), network.input)
-        try:
-            given = not any(method.in_eval_mode for method in methods)
-            mixing = mixing_call(network.module, network.module, pair.to(network.device), given_statistics=given)
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            return "two of them do not fit in memory"
-        return f"{mixing} may mix the images of a batch" if mixing else ""
+        count = MOST if self.images == "auto" else self.images
+        while count > 2 and not self._fits(height, width, count):
+            count -= count // 2
+        given = not any(method.in_eval_mode for method in methods)
+        while count > 1:
+            several = pad(noise(count, network.channels, height, width), network.input).to(network.device)
+            try:
+                mixing = mixing_call(network.module, network.module, several, given_statistics=given)
+                return f"{mixing} may mix the images of a batch" if mixing else ""
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
+            count -= count // 2
+        return "two of them do not fit in memory"
 
     def _fits(self, height: int, width: int, images: int) -> bool:
         """Whether `images` images fit in memory side by side."""

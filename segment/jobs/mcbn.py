@@ -139,11 +139,11 @@ class MCBN:
                 self._start()
 
     def _keeps_apart(self, images: Tensor) -> bool:  # N C H W
-        """Whether an image's estimate does not depend on those beside it; decided once for each size of images."""
-        size = tuple(images.shape[1:])
+        """Whether an image's estimate does not depend on those beside it; decided once for each number and size."""
+        size = tuple(images.shape)
         if len(images) > 1 and size not in self._apart:
-            pair = pad(images[:2], self.network.input)
-            mixing = mixing_call(self.network.module, self.network.module, pair.to(self.network.device))
+            padded = pad(images, self.network.input)
+            mixing = mixing_call(self.network.module, self.network.module, padded.to(self.network.device))
             self._apart[size] = not mixing
             if mixing:
                 log.info("Images go through the network one by one: %s may mix those of a batch.", mixing)

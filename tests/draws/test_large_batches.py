@@ -270,7 +270,21 @@ def test_a_network_that_mixes_images_elsewhere_than_in_bn_is_refused() -> None:
         by_parts(network, noise(4, 3, 16, 16, seed=1), 2)
 
 
-@pytest.mark.parametrize("build", [Meeting, Stopping])
+class StandardisesMany(Toy):
+    """The contrast of three or more images is made that of all of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / x.std() if len(x) > 2 else x)
+
+
+class HalvesMany(Toy):
+    """Four or more images have half the contrast; no call is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * (0.5 if x.shape[0] >= 4 else 1.0))
+
+
+@pytest.mark.parametrize("build", [StandardisesMany, HalvesMany, Meeting, Stopping])
 def test_what_cannot_be_followed_goes_through_whole_where_that_fits(build: Callable[[], nn.Module]) -> None:
     network = surveyed(calibrated(seeded(build), (32, 32)))
     batch = noise(4, 3, 16, 16, seed=1)

@@ -744,3 +744,19 @@ def test_a_network_that_is_changed_while_its_draws_are_taken_is_refused_after_th
     del draws
     with pytest.raises(BankRefused, match="eps"):
         made(noise(3, 32, 32))
+
+
+class Brightens(Toy):
+    """Three or more images are twice as bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * (2.0 if len(x) > 2 else 1.0))
+
+
+def test_an_image_among_several_has_the_estimate_that_it_has_alone_whatever_their_number_changes() -> None:
+    module = calibrated(seeded(Brightens), (32, 32))
+    mcbn = MCBN(module, segment.fit_bank(module, noise(4, 3, 32, 32), batch=2, draws=3))
+    images = noise(4, 3, 32, 32, seed=1)
+    alone = torch.stack([mcbn(image).probability for image in images])
+    for count in (2, 3, 4):
+        torch.testing.assert_close(mcbn(images[:count]).probability, alone[:count])

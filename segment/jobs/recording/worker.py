@@ -90,7 +90,7 @@ class Recorder:
     def factory(self, picks: Sequence[Numbered]) -> Callable[[], Recorder]:
         """What records in another process; whether images stay together is decided here, from the first mini-batch."""
         (first,) = self.pool.batches([picks[0][1]])
-        whole = why_whole(self.network, first[:2]) if len(first) > self.parts.at_once else ""
+        whole = why_whole(self.network, first) if len(first) > self.parts.at_once else ""
         layers = [layer.name for layer in self.network.stochastic]
         made = partial(
             Recorder, pool=self.pool.without_images(), parts=self.parts, precision=self.precision, whole=whole
