@@ -84,7 +84,6 @@ class StateKeeper:
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
         self._copies: dict[int, _Copy] = {}
         self._spare: dict[int, _Copy] = {}  # of the last block, whose memory the next one takes
-        self._uncounted: set[int] | None = None
         self._lock = undisturbed(module)
         self._writes: bool | None = None  # until the first block has ended well
 
@@ -132,14 +131,14 @@ class StateKeeper:
                 if not _same(part._buffers, by_name):  # a network may replace a buffer by another tensor
                     part._buffers.clear()
                     part._buffers.update(by_name)
-            uncounted = _written_uncounted(copies) if self._uncounted is None else self._uncounted
-            for key, (buffer, version, value) in copies.items():
-                if version is None or buffer._version != version or key in uncounted:
+            for buffer, version, value in copies.values():
+                # `buffer.data` writes without a new version, and perhaps for some images only
+                if version is None or buffer._version != version or not torch.equal(buffer, value):
                     self._writes = True
                     _restore(buffer, value)  # a network may write to its buffers in forward
             self._spare = copies
             if ended_well:
-                self._uncounted, self._writes = uncounted, bool(self._writes)
+                self._writes = bool(self._writes)
 
     def _copied(self, buffers: Iterable[Tensor | None]) -> dict[int, _Copy]:
         """Each buffer with its version and a copy of its values."""
@@ -156,18 +155,6 @@ class StateKeeper:
                 given, kept = [buffer for buffer, *_ in copies.values()], [value for *_, value in copies.values()]
                 torch._foreach_copy_(kept, given)
         return copies
-
-
-def _written_uncounted(copies: Mapping[int, _Copy]) -> set[int]:
-    """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
-
-    Looked for once, after the first block that ended well: a network that writes so does it in every such pass.
-    """
-    return {
-        key
-        for key, (buffer, version, value) in copies.items()
-        if version is not None and buffer._version == version and not torch.equal(buffer, value)
-    }
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

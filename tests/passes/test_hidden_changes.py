@@ -510,3 +510,34 @@ def test_scripted_code_decides_by_all_images_of_a_mini_batch_and_by_none_of_anot
     together = MCBN(load_network(module), fit_bank(module, batch, batch=2, draws=2))
     one_by_one = torch.cat([together(image[None]).probability for image in batch])
     torch.testing.assert_close(together(batch).probability, one_by_one)
+
+
+class KeepsBright(Toy):
+    """Writes to a buffer without a trace, for bright images only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 0.5:
+            kept = self.get_buffer("kept")
+            kept.data.mul_(0.9).add_(0.1 * x.mean((0, 2, 3), keepdim=True))
+            x = x - kept
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("plan", [FAST, PassPlan(), PassPlan(share=False)], ids=["fast", "shared", "plain"])
+def test_a_buffer_written_for_some_images_only_is_restored_after_each_pass(plan: PassPlan) -> None:
+    module = seeded(KeepsBright).eval()
+    network = surveyed(module)
+    bank = random_bank(network, 4)
+    engine = Passes(network, bank, plan)
+    for offset in (0.0, 2.0, 2.0):
+        image = noise(1, 3, 32, 32) + offset
+        expected: list[Tensor] = []
+        for t in range(len(bank)):
+            mean, var = ({name: value[t : t + 1] for name, value in each.items()} for each in (bank.mean, bank.var))
+            expected += plain_loop(module, Bank(torch.ones(1), mean, var), image)
+        torch.testing.assert_close(torch.stack(list(engine(image))), torch.stack(expected), rtol=1e-4, atol=1e-4)
+        assert not module.get_buffer("kept").any()
