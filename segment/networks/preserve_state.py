@@ -132,13 +132,19 @@ class StateKeeper:
                     part._buffers.clear()
                     part._buffers.update(by_name)
             for buffer, version, value in copies.values():
-                # `buffer.data` writes without a new version, and perhaps for some images only
-                if version is None or buffer._version != version or not torch.equal(buffer, value):
+                if version is None or buffer._version != version or self._changed_uncounted(buffer, value):
                     self._writes = True
                     _restore(buffer, value)  # a network may write to its buffers in forward
             self._spare = copies
             if ended_well:
                 self._writes = bool(self._writes)
+
+    def _changed_uncounted(self, buffer: Tensor, value: Tensor) -> bool:
+        """Whether a buffer has other values and no new version: `buffer.data` writes so, perhaps for some images only.
+
+        On a GPU only the first block is looked at, for each comparison waits for the device.
+        """
+        return (buffer.device.type == "cpu" or self._writes is None) and not torch.equal(buffer, value)
 
     def _copied(self, buffers: Iterable[Tensor | None]) -> dict[int, _Copy]:
         """Each buffer with its version and a copy of its values."""
