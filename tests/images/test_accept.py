@@ -197,6 +197,21 @@ def test_sixteen_bits_of_an_array_are_those_of_a_file() -> None:
     torch.testing.assert_close(mcbn(arrays[0]).probability, mcbn(tensors[0]).probability, rtol=0, atol=1e-5)
 
 
+def test_pixels_that_a_masked_array_hides_in_every_band_are_0() -> None:
+    network = network_of()
+    array = pixels(3)
+    mask = np.zeros(array.shape, bool)
+    mask[:16] = mask[20, 20, 0] = True
+    expected = np.where(mask.all(axis=2, keepdims=True), 0, array)
+    masked: Any = np.ma.masked_array(array, mask)
+    for given in (masked, np.ma.stack([masked] * 2)[0]):
+        assert np.array_equal(network.accept.image(given), expected)
+        assert not np.ma.isMaskedArray(network.accept.image(given))
+    grey = network_of(1, channels="grey").accept.image(masked[..., 1])
+    assert np.array_equal(grey, np.repeat(expected[..., 1:2] * ~mask[..., 1:2], 3, axis=2))
+    assert np.array_equal(network.accept.image(np.ma.masked_array(array)), array)
+
+
 def test_a_pillow_image_is_its_pixels_and_rgb_becomes_the_cards_grey() -> None:
     network = network_of(1, channels="grey")
     colours = [pixels(3, seed=seed) for seed in range(3)]
