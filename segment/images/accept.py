@@ -174,7 +174,7 @@ class Accept:
             raise self._refused(given)
         if given.dtype != np.uint8 and self.spec.white is None:
             raise self._refused(given, "nothing says which value is white. Set `input: {white: 65535}` in the card.")
-        held = ~np.ma.getmaskarray(image).all(axis=2) if np.ma.isMaskedArray(image) else None
+        held = np.any(~np.ma.getmaskarray(image), axis=2) if np.ma.isMaskedArray(image) else None
         image = np.ma.getdata(image)
         if image.shape[2] == 1 and self._takes_rgb:  # of a card's grey, as of a file
             image = np.repeat(image, 3, axis=2)
