@@ -100,7 +100,7 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     groups = len(values) // ROWS
     pieces = [values[: groups * ROWS].reshape(ROWS, groups * channels), values[groups * ROWS :]]
     pieces = [piece for piece in pieces if len(piece)]  # the first as if each group had channels of its own
-    statistics = [_of_piece(piece.T[None, :, :, None]) for piece in pieces]
+    statistics = [_of_piece(piece[None, :, None].permute(0, 3, 1, 2)) for piece in pieces]  # channels last, no copy
     means, variances = (
         torch.cat([each[part].reshape(-1, channels) for each in statistics]).double() for part in (0, 1)
     )

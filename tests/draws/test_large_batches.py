@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -196,7 +197,8 @@ def test_kept_results_stay_within_their_bytes() -> None:
     batch = noise(4, 3, 64, 64, seed=2)
     first = peak_bytes(lambda images: in_one_pass(network, images), batch[:1])
     keep_bytes = 2**20
-    some = peak_bytes(lambda images: by_parts(network, images, 1, keep_bytes), batch)
+    parts = partial(record_in_parts, network, at_once=1, keep_bytes=keep_bytes, whole="")
+    some = peak_bytes(lambda images: list(parts([images])), batch)
     assert keep_bytes < some <= first + keep_bytes + 2**18  # two draws of statistics are alive as well
 
 
