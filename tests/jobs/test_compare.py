@@ -429,7 +429,7 @@ def test_what_makes_equal_maps_differ_and_images_depend_is_said(runs: Path, tmp_
     (other / "run.json").write_text(json.dumps(record))
     notes = compare(runs / "predicted", other).notes
     assert any("leave out a border of 0 pixels, those of B one of 16 (`--border`)" in note for note in notes)
-    said = r"numbered as frames of 1 video are \('o'\)\. If they are frames, .*Give --groups\."
+    said = r"numbered as frames of 1 video are \('o'\)\. If they are frames or slices, .*Give --groups\."
     assert any(re.search(said, note) for note in notes)
     assert not any("border" in note for note in compare(runs / "predicted", runs / "predicted").notes)
 
