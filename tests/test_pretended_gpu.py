@@ -139,6 +139,7 @@ def test_a_distilling_on_a_gpu_goes_on_after_an_interruption(tmp_path: Path, mon
             during.setattr("segment.jobs.distill.audit", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 segment.distill_bank(network, bank, images, output=output, **options)
+        assert list(tmp_path.glob("*.partial.*"))
         gone_on = segment.distill_bank(network, bank, images, output=output, **options)
     assert all(torch.equal(whole.mean[name], gone_on.mean[name]) for name in whole.layers)
 

@@ -19,6 +19,8 @@ BY_GROUPS = (
     "`segment evaluate`."
 )
 """Advice where scores are tested over images alone."""
+NUMBERED = "The ids are numbered as frames of "
+"""How `numbered_sentence` begins."""
 _NUMBERED = re.compile(r"^(.*?)(?:[ _.-]+(?:f|frame))?[ _.-]*(\d+)$", re.DOTALL | re.IGNORECASE)
 
 
@@ -78,7 +80,7 @@ def numbered_sentence(names: Sequence[str], advice: str) -> str:
     """
     videos, which = count_of(len(names), "video"), first_of(map(sequence_text, names))
     return (
-        f"The ids are numbered as frames of {videos} are ({which}). "
+        f"{NUMBERED}{videos} are ({which}). "
         "If they are frames or slices, they are not independent: the p-values over images are then too small, and the "
         f"intervals too narrow. {advice}"
     )

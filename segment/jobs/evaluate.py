@@ -31,7 +31,7 @@ from segment.jobs.evaluation.results_files import as_begun, decided_before, note
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.evaluation.validation import VALIDATION, validation_of_run
-from segment.jobs.labelled.images import Labels, refuse_unmasked
+from segment.jobs.labelled.images import HELD, Labels, refuse_unmasked
 from segment.jobs.labelled.labels import score_plan
 from segment.jobs.labelled.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.progress import Progress, silent
@@ -179,7 +179,8 @@ def evaluate_into(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
-        warnings += [numbered_sentence(names, BY_GROUPS)] if (names := frames(list(scoring.done))) else []
+        names = () if settings.get(HELD) else frames(list(scoring.done))  # images in Python are numbered here
+        warnings += [numbered_sentence(names, BY_GROUPS)] if names else []
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)

@@ -35,7 +35,7 @@ from segment.jobs.recording.completion import completed, is_complete
 from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import Engine
+from segment.passes.passes import Engine, check_engine
 from segment.runners.runner import LOCAL, Runner
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def fit(
     """
     if plan.engine == "openvino":
         imported("openvino", extra="openvino", what="Passes by OpenVINO")
+        check_engine(plan.engine, network.device)
     plan.draw_plan(network)  # refuses what is out of range before the images are read
     kept = min(CACHE_BYTES, memory_budget(plan.memory, torch.device("cpu")).free // 4)
     pool = ImagePool(network, images, plan.size, cache_bytes=kept, listing=listing)

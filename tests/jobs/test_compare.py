@@ -120,7 +120,8 @@ def test_a_method_of_several_banks_is_compared_by_one_and_the_page_says_so(
     data, other = written(tmp_path / "data", TEST[:6]), bank_of_scenes(network, draws=2, seed=1)
     evaluate_into(network, data, tmp_path / "two", banks=[bank, other], plan=PLAN)
     compared = compare(tmp_path / "two", tmp_path / "two", method="mcbn#2", other_method="deterministic")
-    assert [note for note in compared.notes if "bank 2 of 2" in note]
+    (note,) = (note for note in compared.notes if "bank 2 of 2" in note)
+    assert "are of method 'mcbn'." in note
     assert not [note for note in compare(runs / "clean", runs / "noisy").notes if "bank" in note]
 
 

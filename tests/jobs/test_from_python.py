@@ -178,6 +178,7 @@ def test_an_evaluation_of_a_loader_has_the_scores_of_the_files(module: Toy, file
     assert found.scores["images"] == 5
     assert not found.failed
     assert found.folder is None
+    assert not any("numbered as frames" in line for line in found.scores.get("warnings", ())), "the numbers are ours"
     assert repr(found).partition("\n")[0].endswith("5 images, 0 failed")
     assert f"0 failed, in {files / 'scores'}" in repr(expected)
     for method in ("deterministic", "mcbn"):

@@ -524,8 +524,8 @@ def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:
 def test_a_limit_that_accepting_everything_meets_is_warned_of(scores: Path, triage: Triage) -> None:
     loose = calibrate_triage(scores, TriagePlan(max_error=0.5, unit="image"))
     assert loose.decision.accepted == 1
-    (warning,) = (line for line in loose.warnings if line.startswith("Accepting every image already meets"))
-    assert "the limit of 50 %" in warning
+    (warning,) = (line for line in loose.warnings if line.startswith("Accepting every image of the validation"))
+    assert "the limit of 50 %: the mean loss is " in warning
     assert "--loss dice" in warning
     of_dice = calibrate_triage(scores, TriagePlan(max_error=0.9, unit="image", loss="dice"))
     assert of_dice.warnings[-1].endswith("Ask for less by --max-error.")

@@ -206,9 +206,10 @@ def _of_banks(a: RunTable, b: RunTable) -> tuple[str, ...]:
         name, _, number = table.method.partition("#")
         banks = [method for method in table.methods if method.partition("#")[0] == name]
         if len(banks) > 1:
+            other = next(method for method in banks if method != table.method)
             notes.append(
                 f"{letter} is {name} under bank {number or 1} of {len(banks)}; scores.json has means. Numbers "
-                f"of another bank are of method {banks[-1]!r}, and so on."
+                f"of another bank are of method {other!r}{', and so on' if len(banks) > 2 else ''}."
             )
     return tuple(notes)
 

@@ -16,7 +16,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
 from segment.draws.image_pool import ImagePool
 from segment.draws.minibatches import MiniBatch
-from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, StoreRefuses, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
 from segment.files.banks.unfinished import PartialBank
@@ -69,10 +69,9 @@ def recorded(
         progress("recording draws", before, len(picks))
         try:
             runner(recorder, list(enumerate(picks))[before:])
-        except WrongUse:
-            raise  # the same command would end in the same way
-        except BaseException:
-            if keep is not None and before < len(first := recorder.first_draws) < len(picks) and keep(first):
+        except BaseException as error:
+            again = not isinstance(error, WrongUse) or isinstance(error, StoreRefuses)  # else it would end so again
+            if again and keep is not None and before < len(first := recorder.first_draws) < len(picks) and keep(first):
                 log.warning("%d of %d draws are kept: the same command goes on with them.", len(first), len(picks))
             raise
         draws = recorder.first_draws

@@ -12,7 +12,7 @@ from segment.files.runs.computation import kept_probe
 from segment.files.runs.image_counts import read_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import frames, groups_of, sequence_text
+from segment.guarantees.groups import NUMBERED, frames, groups_of, sequence_text
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit, percent
 from segment.images.find import in_text
 from segment.jobs.evaluation.combinations import TUNED, combination
@@ -133,7 +133,8 @@ def calibrate_triage(
     decision = decisions[plan.unit]
     if decision.threshold is None:
         raise WrongUse(f"Nothing may be accepted by {decision.measure}: {decision.why}. Allow a larger --max-error.")
-    warnings = list(scores.warnings)
+    # tests over images are the evaluation's: a triage has none
+    warnings = [line for line in scores.warnings if not line.startswith(NUMBERED)]
     if groups is None and (names := frames(ids)):
         warnings.append(frames_warning(names))
     if decision.accepted == 1:
@@ -161,8 +162,9 @@ def frames_warning(names: Sequence[str]) -> str:
 def accepts_all(decision: Decision, plan: TriagePlan) -> str:
     """That a threshold sends nothing to a person, as of small defects, which are few pixels of an image."""
     other = ", or for the loss that matters: --protect CLASS, or --unit image --loss dice"
+    mean = "" if plan.guarantee == "images" else f": the mean loss is {percent(decision.loss)}"
     return (
-        f"Accepting every {decision.unit} already meets the limit of {percent(plan.max_error)}: the mean loss is "
-        f"{percent(decision.loss)}, so that nothing is left for review. Ask for less by "
+        f"Accepting every {decision.unit} of the validation images already meets the limit of "
+        f"{percent(plan.max_error)}{mean}. Of images like them few or none are left for review. Ask for less by "
         f"--max-error{other if plan.loss == 'error' and plan.protect is None else ''}."
     )

@@ -46,8 +46,9 @@ def decide(triage: Triage, result: Estimate[Any]) -> NDArray[np.bool_]:
 
     Args:
         triage: As `segment.calibrate_triage` gives it, or `segment.load_triage`.
-        result: What `MCBN` gives, made as the images that calibrated the triage: its draws are compared; its network,
-            bank and precision are not known to it. All pixels count, those without data too.
+        result: What `MCBN` gives, made as the images that calibrated the triage: its draws are compared; its method
+            (with views and temperature), network, bank and precision are not known to it. All pixels count, those
+            without data too.
 
     Returns:
         H W of one image, N H W of several.
