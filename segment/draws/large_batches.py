@@ -225,7 +225,9 @@ def why_whole(network: BatchNormNetwork, batch: Tensor) -> str:  # M C H W
             return f"{call.name} runs under autocast"
         if call.inference:
             return f"{call.name} runs in the network's own inference mode, which hides what it writes into"
-    for images in (pair, _parts_of(batch)):
+    parts = _parts_of(batch)
+    takes_parts = not mixing_call(network.module, network.forward, network.placed(parts[:2]))
+    for images in (pair, parts) if takes_parts else (pair,):
         if mixing := mixing_call(network.module, network.forward, network.placed(images)):
             return f"{mixing} may mix the images of a mini-batch"
     (whole,) = record(network, [pair])
@@ -237,9 +239,12 @@ def why_whole(network: BatchNormNetwork, batch: Tensor) -> str:  # M C H W
 
 
 def _parts_of(batch: Tensor) -> Tensor:  # M C H W -> M C h w
-    """Of all images a part, about as many pixels as two of them: a network may do more with more images."""
+    """Of all images a part, about as many pixels as two of them, or 128 a side: less is refused by many networks.
+
+    All of them, for a network may do something else with more images.
+    """
     share = (2 / len(batch)) ** 0.5
-    sides = (max(128, 32 * round(side * share / 32)) for side in batch.shape[2:])  # less is refused by many
+    sides = (max(128, 32 * round(side * share / 32)) for side in batch.shape[2:])
     return batch[(slice(None), slice(None), *map(slice, sides))]
 
 

@@ -90,12 +90,13 @@ class BatchedEstimator:
             return 1
         size = (height, width)
         if size not in self._most:
-            if why := self._why_alone(height, width):
+            larger = 0 < self.area < height * width  # than the images that "auto" was decided at
+            if why := "" if larger else self._why_alone(height, width):
                 log.info("Images of %d x %d pixels go through the network one by one: %s.", height, width, why)
             if self.images == "auto" and not why:
                 self.images, self.area = self._fastest(height, width), height * width
                 log.info("%d images of %d x %d pixels in a pass are fastest.", self.images, height, width)
-            most = 1 if why or self.images == "auto" or 0 < self.area < height * width else self.images
+            most = 1 if why or larger or self.images == "auto" else self.images
             while most > 1 and not self._fits(height, width, most):
                 most //= 2
             self._most[size] = most

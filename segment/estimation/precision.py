@@ -76,10 +76,10 @@ def audit(
     if len(bank) < 2 or are_equal(bank):
         reason = ONE_DRAW if len(bank) < 2 else EQUAL_DRAWS
         return {precision: {"reason": reason} for precision in candidates}
-    if not onednn.computes_bfloat16(network.device):
-        return {"bf16": {"reason": NOT_AUDITED}}
     audited: Audited = {}
-    for precision in candidates:
+    if not onednn.computes_bfloat16(network.device):
+        audited["bf16"] = {"reason": NOT_AUDITED}  # the first of the candidates
+    for precision in candidates[len(audited) :]:
         try:
             audited[precision] = _compared(network, bank, images, head, precision, engine)
         except _FailedInFp32 as failed:

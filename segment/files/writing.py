@@ -158,7 +158,8 @@ def check_writable(path: Path) -> None:
 def unwritable(path: Path, error: OSError) -> WrongUse:
     """The refusal for a file or folder that cannot be written, in one line; another file that is to blame is named."""
     why = error.strerror or str(error)
-    if isinstance(error.filename, str) and _read_for(path, Path(error.filename)):
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if isinstance(error.filename, str) and not full and _read_for(path, Path(error.filename)):
         return WrongUse(f"Cannot write {url_of(path)!r}, for {error.filename!r} cannot be read: {why}.")
     return WrongUse(
         f"Cannot write {url_of(path)!r}: {why}. Choose an output folder that can be written, on a disk with free space."

@@ -246,6 +246,8 @@ def load_network(
         )
     else:
         given, card = card, _card_of(model, card)
+        if head is not None and card.head != head:
+            raise WrongUse(f"head={head!r} was given, and {name!r} says {card.head!r}: correct one of them.")
         if card.folder is not None and not trust and runs_code(card.network):
             raise NotTrusted(
                 f"The card {str(model)!r} names {card.network!r}, which runs code. Where you trust it, say --trust "
@@ -274,8 +276,6 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
     text = str(model)
     if is_uri(text) and not Path(text).is_file():
         return completed(card, text) if card is not None else default_card(text)
-    if card is not None:
-        raise WrongUse(f"{text!r} is a card already: what card=, head= and classes= say is written there.")
     if Path(text).suffix not in (".yaml", ".yml") and text not in known_cards():
         known = [*known_cards(), *SCHEMES.values()]
         hint = near(text, known)
@@ -284,6 +284,8 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
         elif Path(text).is_file():
             hint = f" Weights need their network named too: MODEL --weights {text}."
         raise UnknownNetwork(f"No network is called {text!r}.{hint} Known: {', '.join(known)}.")
+    if card is not None:
+        raise WrongUse(f"{text!r} is a card already: what card=, head= and classes= say is written there.")
     return read_card(model)
 
 

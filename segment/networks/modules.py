@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -92,13 +93,24 @@ def _weighted_sum(tensor: Tensor) -> Tensor:
     # a buffer may be a mask that holds -inf or -1e9, beside which other values would not count
     values = values.float() if isinstance(tensor, nn.Parameter) else values.double().nan_to_num(7.0, 5.0, -3.0)
     rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
-    # no sum of sines of whole numbers is that of others: masks of as many ones differ, wherever these are
     weights = [
-        2 + torch.arange(1, length + 1, dtype=torch.float64, device=rows.device).mul_(factor).sin_()
+        (_sines if length <= LONGEST_KEPT else _sines.__wrapped__)(length, factor, rows.dtype, rows.device)
         for length, factor in zip(rows.shape, (1.0, math.sqrt(2)), strict=True)
     ]
     with torch.autocast(rows.device.type, enabled=False):
-        return (weights[0].to(rows) @ (rows @ weights[1].to(rows))).double()
+        return (weights[0] @ (rows @ weights[1])).double()
+
+
+LONGEST_KEPT = 2**14
+"""Numbers of a vector of weights that is kept for the next checksum."""
+
+
+@lru_cache(maxsize=256)
+def _sines(length: int, factor: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights of a sum: no sum of sines of whole numbers is that of others, so that masks of as many ones differ."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        values = torch.arange(1, length + 1, dtype=torch.float64, device=device)
+        return (2 + values.mul_(factor).sin_()).to(dtype)
 
 
 def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[float]]:

@@ -86,6 +86,8 @@ class StateKeeper:
         self._spare: dict[int, _Copy] = {}  # of the last block, whose memory the next one takes
         self._lock = undisturbed(module)
         self._writes: bool | None = None  # until the first block has ended well
+        self._uncounted: set[int] = set()  # ids of buffers that were written to without a new version
+        self._ended = False  # whether a block has ended well
 
     @contextmanager
     def random_state(self) -> Iterator[None]:
@@ -131,20 +133,23 @@ class StateKeeper:
                 if not _same(part._buffers, by_name):  # a network may replace a buffer by another tensor
                     part._buffers.clear()
                     part._buffers.update(by_name)
-            for buffer, version, value in copies.values():
-                if version is None or buffer._version != version or self._changed_uncounted(buffer, value):
+            for key, (buffer, version, value) in copies.items():
+                if version is None or buffer._version != version or self._changed_uncounted(key, buffer, value):
                     self._writes = True
                     _restore(buffer, value)  # a network may write to its buffers in forward
             self._spare = copies
             if ended_well:
-                self._writes = bool(self._writes)
+                self._writes, self._ended = bool(self._writes), True
 
-    def _changed_uncounted(self, buffer: Tensor, value: Tensor) -> bool:
-        """Whether a buffer has other values and no new version: `buffer.data` writes so, perhaps for some images only.
+    def _changed_uncounted(self, key: int, buffer: Tensor, value: Tensor) -> bool:
+        """Whether a buffer may have other values and no new version: `buffer.data` writes so, for some images only.
 
-        On a GPU only the first block is looked at, for each comparison waits for the device.
+        On a GPU, where each comparison waits for the device, those are restored that changed in a first block.
         """
-        return (buffer.device.type == "cpu" or self._writes is None) and not torch.equal(buffer, value)
+        compared = buffer.device.type == "cpu" or not self._ended
+        if key not in self._uncounted and compared and not torch.equal(buffer, value):
+            self._uncounted.add(key)
+        return key in self._uncounted
 
     def _copied(self, buffers: Iterable[Tensor | None]) -> dict[int, _Copy]:
         """Each buffer with its version and a copy of its values."""

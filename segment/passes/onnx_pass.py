@@ -28,7 +28,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import ModelRefused, SegmentError, imported, one_line
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.sources import CONSTANT, UNKNOWN
+from segment.tracing.sources import CONSTANT, UNKNOWN, constants_of
 
 OPSET = 17
 IMAGE, OUTPUT = "mcbn_padded", "mcbn_logits"
@@ -128,7 +128,8 @@ def _check(network: BatchNormNetwork, image: Tensor) -> None:
         else:
             continue
         raise ModelRefused(f"A graph cannot express this network: {why}.")
-    if _values_read(network, image) > sum(call.gives_values for call in calls):
+    computed = sum(call.gives_values and any(held is None for held in call.registered) for call in calls)
+    if _values_read(network, image) > computed:
         raise ModelRefused(
             "A graph cannot express this network: it gives a tensor where torch takes a number, as torch.roll(x, k, 0) "
             "with a tensor k, so that the value for one image would stand for all."
@@ -143,18 +144,24 @@ def _check(network: BatchNormNetwork, image: Tensor) -> None:
 
 
 class _CountedReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often the value of a tensor is read, also by a torch function that takes it for a number."""
+    """Counts how often the value of a tensor is read, also by a torch function that takes it for a number.
 
-    count = 0
+    constants: tensors whose value is that of every image
+    """
+
+    def __init__(self, constants: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count, self._constants = 0, {id(tensor) for tensor in constants}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+        reads = function is torch.ops.aten._local_scalar_dense.default and id(args[0]) not in self._constants
+        self.count += int(reads)
         return function(*args, **(kwargs or {}))
 
 
 def _values_read(network: BatchNormNetwork, image: Tensor) -> int:
     """How often a pass reads the value of a tensor."""
-    reads = _CountedReads()  # type: ignore[no-untyped-call]
+    reads = _CountedReads(constants_of(network.module))
     with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(network.module), reads:
         network.forward(image.clone())
     return reads.count

@@ -205,6 +205,8 @@ class Passes:
             difference = fast.reason
             if self.plan.engine == "openvino" and changes_autocast(self._drawn, placed, self.plan.precision):
                 made, difference = [], OWN_AUTOCAST  # which torch heeds and OpenVINO does not
+            if self._compiled is not None:
+                self._compiled.note_settings()
             if len(made) == len(draws):
                 difference = next(filter(None, (self._difference(images, placed, t, made[t]) for t in draws)), "")
                 if not difference:

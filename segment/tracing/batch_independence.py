@@ -1,6 +1,6 @@
 """Whether batch normalisation alone mixes the images of a batch: the proof that folding and recording by image need.
 
-A pass over two images is followed call by call. Each call must be known to treat the batch axis as independent, else
+A pass over images is followed call by call. Each call must be known to treat the batch axis as independent, else
 the network counts as mixing images. Must not know a draw, nor what is done with the result.
 """
 

@@ -141,7 +141,8 @@ def test_the_commands_list_validation_images_as_the_test_images(
         kept.append((data, validation))
         raise WrongUse("enough")
 
-    monkeypatch.setattr(f"segment.jobs.{name}.{name}", noted)
+    job = {"evaluate": "evaluate_into"}.get(name, name)
+    monkeypatch.setattr(f"segment.jobs.{name}.{job}", noted)
     more = ["--train", "c"] if name == "sweep" else []
     options = ["--axis", "0", "--every", "7", "--mask", "m", "--validation-mask", "n", "--label-suffix", "_L"]
     images = ["--images", "a", "--labels", "b", "--validation-images", "c", "--validation-labels", "d"]

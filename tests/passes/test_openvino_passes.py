@@ -170,6 +170,26 @@ def test_a_tensor_in_place_of_a_number_is_refused_for_it_would_be_that_of_one_im
         Passes(network, random_bank(network), BY_OPENVINO)
 
 
+class RolledByItsOwn(Small):
+    """Moves its image by a buffer, which is one number for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("by", torch.tensor(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.roll(x, self.by, -1))  # type: ignore[arg-type]
+
+
+def test_a_buffer_in_place_of_a_number_is_taken() -> None:
+    module = calibrated(seeded(RolledByItsOwn))
+    network, image = surveyed(module), noise(1, 3, 32, 32)
+    passes = Passes(network, random_bank(network), BY_OPENVINO)
+    outputs = torch.stack(list(passes(image)))
+    assert passes.way == "openvino"
+    torch.testing.assert_close(outputs, plain_loop(module, passes.bank, image), rtol=0, atol=1e-4)
+
+
 def test_threads_have_the_numbers_of_one_after_the_other() -> None:
     network = surveyed(calibrated(seeded(Small)))
     passes = Passes(network, random_bank(network), BY_OPENVINO)

@@ -76,7 +76,11 @@ def without_source(item: Any) -> Any:
             f"A sample is the path {str(first)!r} and a tensor of floats, which may be the image or its label map. "
             "Give (path, image, label), (image, label) or a dictionary."
         )
-    return item[1:] if len(item) > 2 else item
+    if len(item) == 2:
+        return item
+    third = item[2][0] if isinstance(item[2], tuple | list) and item[2] else item[2]
+    labelled = isinstance(third, Image) or getattr(third, "ndim", 0) >= 2  # else the tensor beside a picture is labels
+    return item[1:] if labelled or not isinstance(first, Image) else item
 
 
 def _is_normalised(value: Any) -> bool:

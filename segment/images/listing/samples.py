@@ -91,7 +91,10 @@ def _is_batch(given: Any) -> bool:
     """Whether a list is (images, labels), and no list of batches."""
     if not isinstance(given, list | tuple) or len(given) < 2 or not all(map(_is_array, given)) or given[0].ndim != 4:
         return False
-    kinds = {(part.ndim, part.dtype, part.shape[1 if isinstance(part, Tensor) else -1]) for part in given}
+    kinds = {
+        (part.ndim, part.dtype, part.shape[1 if isinstance(part, Tensor) else -1] if part.ndim > 1 else 0)
+        for part in given
+    }
     return len(kinds) > 1
 
 
