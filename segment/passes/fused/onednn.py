@@ -86,8 +86,7 @@ def has_bfloat16() -> bool:
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is computed there by instructions of its own."""
     if device.type == "cuda":
-        with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type != "cpu" or has_bfloat16()
 
 
