@@ -20,7 +20,7 @@ BY_GROUPS = (
 )
 """Advice where scores are tested over images alone."""
 NUMBERED = "The ids are numbered as frames of "
-"""How `numbered_sentence` begins."""
+"""How the sentence of `numbered_warnings` begins."""
 _NUMBERED = re.compile(r"^(.*?)(?:[ _.-]+(?:f|frame))?[ _.-]*(\d+)$", re.DOTALL | re.IGNORECASE)
 
 
@@ -72,18 +72,23 @@ def sequence_text(name: str) -> str:
     return repr(name) if name else "numbers alone"
 
 
-def numbered_sentence(names: Sequence[str], advice: str) -> str:
-    """What ids that look like frames of these sequences mean for tests over images. advice: what to do about it.
+def numbered_warnings(ids: Sequence[str], advice: str) -> list[str]:
+    """What ids that look like frames mean for tests over images, in a sentence; empty where they do not.
 
-    >>> numbered_sentence(["val/0001TP"], "Give --groups.").partition(" If ")[0]
+    advice: what to do about it
+
+    >>> numbered_warnings([f"val/0001TP_{n:06}" for n in range(5)], "Give --groups.")[0].partition(" If ")[0]
     "The ids are numbered as frames of 1 video are ('val/0001TP')."
     """
+    names = frames(ids)
+    if not names:
+        return []
     videos, which = count_of(len(names), "video"), first_of(map(sequence_text, names))
-    return (
+    return [
         f"{NUMBERED}{videos} are ({which}). "
         "If they are frames or slices, they are not independent: the p-values over images are then too small, and the "
         f"intervals too narrow. {advice}"
-    )
+    ]
 
 
 def group_of(name: str, identity: str) -> str:

@@ -20,7 +20,7 @@ from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import BY_GROUPS, frames, numbered_sentence
+from segment.guarantees.groups import BY_GROUPS, numbered_warnings
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.outside_runs import refuse_output_in_images
@@ -179,8 +179,8 @@ def evaluate_into(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
-        names = () if settings.get(HELD) else frames(list(scoring.done))  # images in Python are numbered here
-        warnings += [numbered_sentence(names, BY_GROUPS)] if names else []
+        if not settings.get(HELD):  # images in Python are numbered here
+            warnings += numbered_warnings(list(scoring.done), BY_GROUPS)
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)

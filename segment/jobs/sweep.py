@@ -20,7 +20,7 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.guarantees.groups import BY_GROUPS, frames, numbered_sentence
+from segment.guarantees.groups import BY_GROUPS, numbered_warnings
 from segment.images.find import Source, in_text
 from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
 from segment.images.specs import Channels
@@ -143,9 +143,7 @@ def sweep(
             scored.append(content)
         rows = [row for content in scored for row in content.rows]
         failed = {id: why for content in scored for id, why in content.failed.items()}
-        warnings += (
-            [numbered_sentence(names, BY_GROUPS)] if (names := frames([source.id for source in sources])) else []
-        )
+        warnings += numbered_warnings([source.id for source in sources], BY_GROUPS)
         warnings += [line for content in scored for line in content.warnings] + unequal_images(scored)
         warnings += left_out_words(swept.left_out, len(held_out)) + at_an_end_words(swept.calibrations)
         _finish(run, sources, rows, failed, warnings)

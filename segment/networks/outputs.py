@@ -58,7 +58,7 @@ def _item_of(output: Sequence[Any], name: str, outputs: int | None) -> Any:
 
 
 def logits_of(output: Any, name: str, outputs: int | None = None) -> Tensor:  # N K H W
-    """As `logits_in`. Errors: ModelRefused where there are none."""
+    """The logits in a network's output, as `logits_in` finds them. Errors: ModelRefused where there are none."""
     logits = logits_in(output, name, outputs)
     if logits is None or logits.ndim != 4:
         given = size_text(logits.shape) if isinstance(logits, Tensor) else type(output).__name__

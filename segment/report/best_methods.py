@@ -95,9 +95,9 @@ def _gain(gain: Gain) -> str:
 
 
 def _outcome(gain: Gain) -> str:
-    found = [gained(score, gain.differences[score]) for score in counted(gain.differences)]
-    better, worse = found.count("significantly better"), found.count("significantly worse")
-    return f"significantly better in {better} of {len(found)} scores, worse in {worse}"
+    outcomes = [gained(score, gain.differences[score]) for score in counted(gain.differences)]
+    better, worse = outcomes.count("significantly better"), outcomes.count("significantly worse")
+    return f"significantly better in {better} of {len(outcomes)} scores, worse in {worse}"
 
 
 def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:

@@ -84,10 +84,10 @@ def image_ranking_sentences(ranking: Mapping[str, Any]) -> list[str]:
             continue
         method = max(known, key=lambda name: known[name][1]["spearman"]["value"])
         best, scores, limit = known[method]
-        found = f"- Images are ranked by their {words} best by"
+        opening = f"- Images are ranked by their {words} best by"
         if not finding(scores["spearman"]):
-            found = f"- No number is shown to rank images by their {words}. The nearest is"
-        line = f"{found} {best['column']} of {method} ({best['why']}): "
+            opening = f"- No number is shown to rank images by their {words}. The nearest is"
+        line = f"{opening} {best['column']} of {method} ({best['why']}): "
         line += f"Spearman {number(scores['spearman'], 2)}, image-level AURC {number(scores['aurc'])}, "
         lines.append(line + f"failure AUROC below {words} {limit:.3f}: {number(scores['failure_auroc'])}.")
     return lines

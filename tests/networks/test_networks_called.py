@@ -370,8 +370,8 @@ def test_the_head_and_the_classes_of_a_module_are_said_where_it_is_loaded() -> N
     network = load_network(module, head="sigmoid", classes=["sky", "road"])
     assert logits(network, x).shape[1] == 1
     assert (network.name, network.classes, network.class_names) == ("Tiny", 2, ("sky", "road"))
-    told = network_of(network, mean=(0.5,) * 3, std=(0.5,) * 3)  # its preprocessing is still to be said
-    assert told.input.mean == (0.5,) * 3
+    stated = network_of(network, mean=(0.5,) * 3, std=(0.5,) * 3)  # its preprocessing is still to be said
+    assert stated.input.mean == (0.5,) * 3
     assert network_of(carded(module, head="sigmoid"), mean=(0.5,) * 3).card.head == "sigmoid"
     with pytest.raises(WrongUse, match="the card of 'made' says"):
         network_of(carded(module, head="sigmoid", input=InputSpec()), mean=(0.5,) * 3)

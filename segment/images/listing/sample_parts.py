@@ -71,13 +71,13 @@ def without_source(item: Any) -> Any:
     first, second = (part[0] if isinstance(part, tuple | list) and part else part for part in item[:2])
     if not isinstance(first, str | Path | Image) or not _is_normalised(second):
         return item
-    if isinstance(first, str | Path) and len(item) == 2:
+    if len(item) == 2:
+        if isinstance(first, Image):
+            return item
         raise WrongUse(
             f"A sample is the path {str(first)!r} and a tensor of floats, which may be the image or its label map. "
             "Give (path, image, label), (image, label) or a dictionary."
         )
-    if len(item) == 2:
-        return item
     third = item[2][0] if isinstance(item[2], tuple | list) and item[2] else item[2]
     labelled = isinstance(third, Image) or getattr(third, "ndim", 0) >= 2  # else the tensor beside a picture is labels
     return item[1:] if labelled or not isinstance(first, Image) else item

@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import frames, groups_of, numbered_sentence
+from segment.guarantees.groups import groups_of, numbered_warnings
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -78,8 +78,8 @@ def compare(
         *compared.notes,
     )
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
-    if pairs and of_ids is None and (videos := frames(pairs)):
-        notes = (*notes, numbered_sentence(videos, "Give --groups."))
+    if of_ids is None:
+        notes = (*notes, *numbered_warnings(pairs, "Give --groups."))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:

@@ -85,8 +85,8 @@ def in_short(score: str, entry: Mapping[str, Any]) -> str:
     >>> in_short("nll", {"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
     "no, after Holm's correction"
     """
-    found = gained(score, entry).removeprefix("significantly ")
-    return found.replace("not significant after", "no, after").replace(*NO)
+    outcome = gained(score, entry).removeprefix("significantly ")
+    return outcome.replace("not significant after", "no, after").replace(*NO)
 
 
 def table_of_file(content: Mapping[str, Any], title: str) -> Table:
