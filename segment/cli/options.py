@@ -58,6 +58,13 @@ ExtraKeys = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run code that a card's file names, as py:package.module:factory.")
 ]
+GroupsOver = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        help="Intervals and tests over groups of images: folder, sequence, or a column of the list or --groups-table.",
+    ),
+]
 GroupsTable = Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[

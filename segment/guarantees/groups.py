@@ -5,20 +5,20 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segment.errors import WrongUse, count_of, first_of
+from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
 
 BUILT_IN = ("folder", "sequence")
+Groups = str | Mapping[str, str] | None
+"""Which images belong together: "folder" or "sequence", by their ids; a column of their list; or id to group."""
 FRAMES = 5
 """So many ids of one name with evenly numbered ends look like frames."""
-BY_GROUPS = (
-    "Test over sequences: `segment compare SCORES SCORES --other-method METHOD --groups sequence`, of a folder of "
-    "`segment evaluate`."
-)
-"""Advice where scores are tested over images alone."""
+BY_GROUPS = "Give --groups sequence, or a column that names the patient or the part."
+"""Advice where scores are tested over images."""
 NUMBERED = "The ids are numbered as frames of "
 """How the sentence of `numbered_warnings` begins."""
 _NUMBERED = re.compile(r"^(.*?)(?:[ _.-]+(?:f|frame))?[ _.-]*(\d+)$", re.DOTALL | re.IGNORECASE)
@@ -96,17 +96,53 @@ def group_of(name: str, identity: str) -> str:
     return folder_of(identity) if name == "folder" else sequence_of(identity)
 
 
-def groups_of(ids: Sequence[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
-    """The group of each id. Errors: WrongUse for a table or column that is not there, or an image without a group."""
-    if name is None:
-        if table is not None:
-            raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
-        return None
+def groups_given(name: str | None, table: str | Path | None) -> Groups:
+    """What `--groups` and `--groups-table` say. Errors: WrongUse for a table alone, or one that does not read."""
     if table is None:
-        if name not in BUILT_IN:
-            raise WrongUse(
-                f"--groups {name!r} is a column of a CSV: give --groups-table CSV with it. Without one: "
-                f"{' or '.join(BUILT_IN)}."
-            )
-        return {i: group_of(name, i) for i in ids}
-    return groups_by_id(ids, group_table(table, name), repr(str(table)))
+        return name
+    if name is None:
+        raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
+    return group_table(table, name)
+
+
+def groups_of(
+    ids: Sequence[str], groups: Groups, listed: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str] | None:
+    """The group of each id; None where none are asked for.
+
+    Args:
+        ids: Of the images.
+        groups: As `Groups` says.
+        listed: Id to the other cells of its line in the list of images, where there is one.
+
+    Returns:
+        Id to group.
+
+    Raises:
+        WrongUse: For a column that is not there, or an image without a group.
+
+    """
+    if groups is None:
+        return None
+    if not isinstance(groups, str):
+        return groups_by_id(ids, groups, "The table of groups")
+    if groups in BUILT_IN:
+        return {i: group_of(groups, i) for i in ids}
+    cells = {i: (listed or {}).get(i, {}).get(groups, "") for i in ids}
+    if not any(cells.values()):
+        where = "nor a column of the list of images" if listed is not None else "which need no table"
+        raise WrongUse(
+            f"--groups {groups!r} is neither {' nor '.join(BUILT_IN)}, {where}: a column of a CSV of groups needs "
+            "--groups-table CSV too."
+        )
+    return groups_by_id(ids, cells, f"The column {groups!r} of the list of images")
+
+
+def groups_of_sources(sources: Sequence[Source], groups: Groups) -> dict[str, str] | None:
+    """As `groups_of`, of images that a list may say more about."""
+    return groups_of([source.id for source in sources], groups, {source.id: source.more for source in sources})
+
+
+def setting_of(groups: Groups) -> dict[str, str]:
+    """How a run's settings name the groups; nothing for none."""
+    return {} if groups is None else {"groups": groups if isinstance(groups, str) else "a table"}

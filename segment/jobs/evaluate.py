@@ -20,7 +20,7 @@ from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import BY_GROUPS, numbered_warnings
+from segment.guarantees.groups import BY_GROUPS, Groups, groups_of_sources, numbered_warnings, setting_of
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.outside_runs import refuse_output_in_images
@@ -35,7 +35,7 @@ from segment.jobs.labelled.images import HELD, Labels, refuse_unmasked
 from segment.jobs.labelled.labels import score_plan
 from segment.jobs.labelled.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.progress import Progress, silent
-from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
+from segment.jobs.triage.checking import check_triage, listed_groups, refuse_other_evaluation
 from segment.jobs.triage.source import refuse_edited_network
 from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
@@ -60,6 +60,7 @@ class EvaluatePlan:
     fails_below: the Dice below which a mask has failed; None: the lower quartile of the validation images' Dice
     workers: threads that decode images beside the network, and one that scores; 0: all in line
     batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
+    groups: what intervals and tests are over, as `segment.guarantees.groups.Groups` says; None: over images
     """
 
     methods: MethodPlan = field(default_factory=MethodPlan)
@@ -69,6 +70,7 @@ class EvaluatePlan:
     fails_below: float | None = None
     workers: int = WORKERS
     batch: Batch = 1
+    groups: Groups = None
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
@@ -136,13 +138,16 @@ def evaluate_into(
     memory = memory_for(runner, memory, network.device)
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = score_plan(network, plan.void, plan.unseen), len(data.annotators)
+    groups = groups_of_sources(sources, plan.groups)
     network.log_preprocessing()
     same = {"draws": (None, len(banks[0]))} if banks else {}
     probe, networks = next((bank.probe for bank in banks), None), (network, *members)
     with Run.create(Path(folder), settings, sources, resume=resume, same=same, networks=networks, probe=probe) as run:
         sources = run.sources
+        if groups is not None:
+            groups = dict(zip((source.id for source in sources), groups.values(), strict=True))
         decided = decided_before(run)
-        begin = partial(_scoring, network, methods, scored, memory, plan, others, decided)
+        begin = partial(_scoring, network, methods, scored, memory, plan, others, decided, groups)
         run.note(plan=passes_record(methods, runner) | decided, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
@@ -164,7 +169,9 @@ def evaluate_into(
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
                     if scoring.changed(sources):  # no image can be taken out of a sum
-                        log.warning("Images that are scored already have changed or are gone: all are scored again.")
+                        log.warning(
+                            "Scored images have changed, are gone, or are of another group: all are scored again."
+                        )
                         scoring = begin(validated)
                 change = None if plan.shift is None else corrupted(*plan.shift)
                 save = partial(_save, run, scoring, sources)
@@ -179,13 +186,13 @@ def evaluate_into(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
-        if not settings.get(HELD):  # images in Python are numbered here
+        if groups is None and not settings.get(HELD):  # images in Python are numbered here
             warnings += numbered_warnings(list(scoring.done), BY_GROUPS)
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
         run.discard(TRIAGED, TRIAGED_TABLE)  # of an earlier call, which may have had fewer images
-        triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
+        triaged = None if triage is None else check_triage(run.folder, triage, listed_groups(sources, triage))
     return replace(evaluation, triaged=triaged)
 
 
@@ -209,6 +216,7 @@ def _scoring(
     plan: EvaluatePlan,
     annotators: int,
     decided: Mapping[str, Any],
+    groups: Mapping[str, str] | None,
     validated: Validation,
 ) -> Scoring:
     """Nothing scored yet. decided: what an earlier process decided."""
@@ -236,6 +244,7 @@ def _scoring(
         annotators=annotators,
         batch=batch,
         batch_area=area,
+        groups=groups,
     )
 
 
@@ -268,6 +277,7 @@ def _settings(
         "validation": None if validation is None else validation.settings(),
         **({} if plan.shift is None else {"shift": list(plan.shift)}),
         **({} if plan.batch == 1 else {"batch": plan.batch}),
+        **setting_of(plan.groups),
         **({} if tuned is None else {"tuned": tuned.settings()}),
         **({"ensemble": [member.fingerprint for member in members]} if members else {}),
     }

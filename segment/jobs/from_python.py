@@ -17,6 +17,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse, names_in
 from segment.estimation.memory_budget import Memory
 from segment.files.banks.bank_file import bank_of
+from segment.guarantees.groups import Groups
 from segment.images.find import Source
 from segment.images.listing.samples import labelled_samples
 from segment.images.specs import Channels
@@ -31,6 +32,11 @@ from segment.report.results import Evaluation
 BankInput = Bank | str | Path | Sequence[Bank | str | Path] | None
 
 
+def sample_id(number: int) -> str:
+    """The id of an image that a caller holds."""
+    return f"{number:06d}"
+
+
 @dataclass(frozen=True)
 class SampleLabels(Labels):
     """Images and label maps that a caller holds: a Dataset, a DataLoader or an iterable of (image, label)."""
@@ -43,7 +49,7 @@ class SampleLabels(Labels):
     def sources(self, network: Network) -> tuple[Source, ...]:
         held = labelled_samples(self.samples)
         return tuple(
-            Source(f"{number:06d}", Path(f"sample {number}"), label=Path(f"label {number}"), sample=sample)
+            Source(sample_id(number), Path(f"sample {number}"), label=Path(f"label {number}"), sample=sample)
             for number, sample in enumerate(held)
         )
 
@@ -59,6 +65,7 @@ def evaluate(
     draws: int | None = None,
     validation: Any = None,
     plan: EvaluatePlan | None = None,
+    groups: Groups | Sequence[str] = None,
     memory: Memory = None,
     progress: Progress = silent,
     mean: Sequence[float] = (),
@@ -71,18 +78,22 @@ def evaluate(
     label) or dictionaries with `image` and `label`: batches of them, or one a time. A label is H W of class indices
     bank: a bank, its file, or several; output: the folder of files; None: a temporary one, which is gone afterwards:
     the result's `folder` is None
-    methods, draws: as the command's; plan: takes their place. validation: as `images`, or a pair of SRCs
+    methods, draws: as the command's; plan: takes the place of these and of groups. validation: as `images`, or a pair
+    of SRCs
+    groups: what intervals and tests are over: "folder" or "sequence" by the ids, a column of the list of images, id to
+    group, or of images that the caller holds the name of each one's group, in order; None: over images
     mean, std, channels: as `MCBN` takes them
     Errors: as the command's, each a SegmentError.
     """
     loaded = network_of(network, mean=mean, std=std, channels=channels)
     given = [] if bank is None else [bank] if isinstance(bank, Bank | str | Path) else bank
     banks = [bank_of(each) for each in given]
-    if plan is None:
-        plan = EvaluatePlan(methods=MethodPlan(methods=names_in(methods), draws=draws))
-    elif methods or draws is not None:
-        raise WrongUse("methods= and draws= are in the plan already; leave them out beside plan=.")
     data = _data(images, labels)
+    if plan is None:
+        chosen = MethodPlan(methods=names_in(methods), draws=draws)
+        plan = EvaluatePlan(methods=chosen, groups=_groups(groups, data))
+    elif methods or draws is not None or groups is not None:
+        raise WrongUse("methods=, draws= and groups= are in the plan already; leave them out beside plan=.")
     held_out = None if validation is None else _data(*validation) if _is_pair(validation) else _data(validation, None)
 
     def scored(folder: Path) -> Evaluation:
@@ -106,6 +117,15 @@ def _data(images: Any, labels: str | Path | None) -> Labels:
     if isinstance(images, Mapping):
         raise WrongUse("Labelled images are two SRCs, or an iterable of (image, label), not one dictionary.")
     return SampleLabels(f"a {type(images).__name__}", samples=images)
+
+
+def _groups(groups: Groups | Sequence[str], data: Labels) -> Groups:
+    """Id to group, where a name is given for each image that the caller holds."""
+    if groups is None or isinstance(groups, str | Mapping):
+        return groups
+    if not isinstance(data, SampleLabels):
+        raise WrongUse("groups= in order is for images that you hold; of files give a name, or id to group.")
+    return {sample_id(number): str(group) for number, group in enumerate(groups)}
 
 
 def _is_pair(given: Any) -> bool:

@@ -20,7 +20,7 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.guarantees.groups import BY_GROUPS, numbered_warnings
+from segment.guarantees.groups import BY_GROUPS, groups_of_sources, numbered_warnings, setting_of
 from segment.images.find import Source, in_text
 from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
 from segment.images.specs import Channels
@@ -100,14 +100,19 @@ def sweep(
     refuse_output_in_images(data.images, folder)
     check_grid(network, train, plan.grid, data.listing)
     sources = data.sources(network)
+    groups = groups_of_sources(sources, plan.groups)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
     given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
     settings = _settings(network, data, train, plan, validation) | input_hashes(train, held_out, given_banks)
+    if groups is not None:
+        settings["groups_of_images"] = joined([(identity, group) for identity, group in sorted(groups.items())])
     contents = [contents_of(source) for source in sources] if resume else []
     same = {IMAGES: (None, joined(contents))}
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True, same=same, networks=(network,)) as run:
         sources, folder = run.sources, run.folder
+        if groups is not None:
+            groups = dict(zip((source.id for source in sources), groups.values(), strict=True))
         run.note(plan=_plan(run, network, plan), versions=versions(), classes=list(network.class_names))
         banks = Banks(
             network,
@@ -137,13 +142,14 @@ def sweep(
                 log.warning("No sums of %s %d were kept: all images are scored again.", condition, severity)
             if content is None or content.failed:
                 path = condition_file(folder, condition, severity)
-                write_condition(path, _condition(swept, run, condition, severity, progress, runner))
+                write_condition(path, _condition(swept, run, condition, severity, progress, runner, groups))
                 run.deliver()
                 content = read_condition(path)
             scored.append(content)
         rows = [row for content in scored for row in content.rows]
         failed = {id: why for content in scored for id, why in content.failed.items()}
-        warnings += numbered_warnings([source.id for source in sources], BY_GROUPS)
+        if groups is None:
+            warnings += numbered_warnings([source.id for source in sources], BY_GROUPS)
         warnings += [line for content in scored for line in content.warnings] + unequal_images(scored)
         warnings += left_out_words(swept.left_out, len(held_out)) + at_an_end_words(swept.calibrations)
         _finish(run, sources, rows, failed, warnings)
@@ -171,6 +177,7 @@ def _settings(
     plan_values = as_json_values(asdict(plan))
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
+    del plan_values["groups"]
     return {
         "model": network.name,
         "network": network.fingerprint,
@@ -181,6 +188,7 @@ def _settings(
         **({"calibrations": "of each T"} if any(combination(name).fitted for name in plan.methods.methods) else {}),
         **({"left_out": {name: list(draws) for name, draws in plan.left_out.items()}} if plan.left_out else {}),
         **plan_values,
+        **setting_of(plan.groups),
     }
 
 
@@ -191,6 +199,7 @@ def _condition(
     severity: int,
     progress: Progress,
     runner: Runner,
+    groups: Mapping[str, str] | None,
 ) -> Condition:
     """Everything on the test images as they are, or as one corruption leaves them; goes on from its state."""
     clean = condition == CLEAN
@@ -207,7 +216,7 @@ def _condition(
             decided = decided_before(run)
             batch, area = decided.get("images", swept.plan.batch), decided.get("images_measured_at", 0)
             budget = memory_for(runner, swept.memory, swept.network.device)
-            scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area)
+            scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area, groups=groups)
             if state.exists():
                 scoring.load(state)
                 refuse_other_images(run.place, scoring.changed(sources))
@@ -253,7 +262,7 @@ def _rows(
     content = scores(by_group, progress)
     plain = next((str(group) for group in groups if group.method == DETERMINISTIC), None)
     over = {} if plain is None else differences(by_group, plain)
-    counts = {"images": content["images"], "pixels": content["pixels"]}
+    counts = {key: value for key, value in content.items() if key != "methods"}
     return [
         Row(
             condition=condition,
@@ -275,7 +284,7 @@ def _finish(
         raise WrongUse(
             f"No setting is scored on clean images in {str(run.folder)!r}: remove its condition_clean_0.json."
         )
-    counts = {key: clean[0].result[key] for key in ("images", "pixels")}
+    counts = {key: clean[0].result[key] for key in ("images", "pixels", "groups") if key in clean[0].result}
     keep = ("passes_per_image", "seconds", "scores", "per_class", "curves")
     methods = {row.name: {key: row.result[key] for key in (*keep, OVER) if key in row.result} for row in clean}
     shifted: dict[str, dict[str, Any]] = {}

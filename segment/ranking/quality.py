@@ -1,12 +1,12 @@
 """How well a number ranks images by the quality of their masks: Spearman, image-level AURC, failure AUROC.
 
-Each with a 95 % interval over images. Must not know which number it is.
+Each with a 95 % interval over images, or groups of them. Must not know which number it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from segment.scores.functional.binning import Floats
 from segment.scores.functional.image_level import spearman
-from segment.scores.intervals import ALMOST, NO_SPEARMAN, middle_95, poisson_weights, spearman_interval
+from segment.scores.intervals import (
+    ALMOST,
+    NO_SPEARMAN,
+    middle_95,
+    poisson_weights,
+    spearman_interval,
+    spearman_over_groups,
+)
 
 Entry = dict[str, Any]
 
@@ -29,7 +36,13 @@ def entry(value: float | None, ends: tuple[float, float] | None, why: str = "") 
     return {"value": value, "low": low, "high": high} | ({"why": why} if why else {})
 
 
-def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fails_below: float) -> dict[str, Entry]:
+def ranking_scores(
+    ids: Sequence[str],
+    uncertainty: Floats,
+    quality: Floats,
+    fails_below: float,
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, Entry]:
     """The scores of one ranking of images by one quality.
 
     Args:
@@ -37,23 +50,24 @@ def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fai
         uncertainty: A number of each image, large where the mask is uncertain; nan where there is none.
         quality: Of each mask, within 0..1; nan where it is not defined.
         fails_below: A mask of less quality has failed.
+        groups: Id to group, over which the bootstrap then is; None: over images.
 
     Returns:
-        `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3); at -1 and 1 there is
-        none, but `p` of a permutation test); `aurc`, the mean of 1 - quality over coverages 1/n..1 of the images, the
-        most certain first, 0 is best; `failure_auroc`, the chance that a failed image has a larger one than another.
-        None with a `why` where one is not defined.
+        `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3), or over groups the
+        bootstrap; at -1 and 1 there is none, but over images `p` of a permutation test); `aurc`, the mean of
+        1 - quality over coverages 1/n..1 of the images, the most certain first, 0 is best; `failure_auroc`, the chance
+        that a failed image has a larger one than another. None with a `why` where one is not defined.
 
     """
     known = np.isfinite(uncertainty) & np.isfinite(quality)
     d, q = uncertainty[known], quality[known]
-    names = [name for name, there in zip(ids, known, strict=True) if there]
+    names = [name if groups is None else groups[name] for name, there in zip(ids, known, strict=True) if there]
     if d.size < 2:
         why = "fewer than two images have both numbers"
         return {name: entry(None, None, why) for name in ("spearman", "aurc", "failure_auroc")}
     weights = np.stack([poisson_weights(name) for name in names], axis=1).astype(np.float64)  # R n
-    rho, count = spearman(d, 1 - q)
-    scores = {"spearman": _spearman(rho, count, d), "aurc": _with_interval(_aurc(d, 1 - q, weights))}
+    of_groups = None if groups is None else names
+    scores = {"spearman": _spearman(d, 1 - q, of_groups), "aurc": _with_interval(_aurc(d, 1 - q, weights))}
     failed = q < fails_below
     if failed.all() or not failed.any():
         why = f"{'every' if failed.all() else 'no'} image is below {fails_below:.3f}"
@@ -72,14 +86,15 @@ def finding(scores: Entry) -> bool:
     return scores["low"] > 0 or scores["high"] < 0
 
 
-def _spearman(rho: float, count: int, values: Floats) -> Entry:
+def _spearman(uncertainty: Floats, lack: Floats, groups: Sequence[str] | None) -> Entry:
+    rho, count = spearman(uncertainty, lack)
     if np.isnan(rho):
         return entry(None, None, "all images are alike")
-    ends = spearman_interval(rho, count)
+    ends = spearman_interval(rho, count) if groups is None else spearman_over_groups(uncertainty, lack, groups)
     if ends is not None:
         return entry(rho, ends)
-    perfect = {"p": _p_of_perfect(values)} if abs(rho) > ALMOST else {}
-    return entry(rho, None, NO_SPEARMAN) | perfect
+    perfect = {"p": _p_of_perfect(uncertainty)} if groups is None and abs(rho) > ALMOST else {}
+    return entry(rho, None, NO_SPEARMAN.format("images" if groups is None else "groups")) | perfect
 
 
 def _p_of_perfect(values: Floats) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from segment.report.method_comparison import BEST, COMMON, Comparison, Gain, counted
 from segment.report.tables import arrow, few, gained, number, signed, verdict, words
+from segment.scores.board import Over
 from segment.significance.corrections import SIGNIFICANT
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
 
@@ -19,20 +20,22 @@ WIDTH = 78
 """Characters of a line that is indented by two on a screen of 80 columns."""
 
 
-def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], images: int) -> list[str]:
+def in_short(comparisons: Sequence[Comparison], gains: Sequence[Gain], units: int, over: Over = "images") -> list[str]:
     """The result in sentences: what few images can show, what MCBN gains, which method is significantly best.
 
     Significantly best: the difference from every other method is significant, not only that from the next. Of fewer
-    than LEAST images no test can call a difference significant, which is said in place of their outcomes.
+    than LEAST units no test can call a difference significant, which is said in place of their outcomes.
+
+    units, over: how many images or groups the tests are over, as `tables.units_of`
     """
     plain = _counted(comparisons)
     if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
-        return ["One image gives no intervals, so no difference can be called significant."]
+        return [f"One {over.removesuffix('s')} gives no intervals, so no difference can be called significant."]
     known = [gain for gain in gains if gain.differences]
-    if images < LEAST:
-        none = [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
+    if units < LEAST:
+        none = [f"With {units} {over} no difference can be significant: {LEAST} are the least."] if comparisons else []
         return none + [f"{_gain(gain)}." for gain in known]
-    return [*_few(known, images), *(f"{_gain(gain)}; {_outcome(gain)}." for gain in known), *_best(plain)]
+    return [*_few(known, units, over), *(f"{_gain(gain)}; {_outcome(gain)}." for gain in known), *_best(plain)]
 
 
 def _counted(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -40,12 +43,12 @@ def _counted(comparisons: Iterable[Comparison]) -> list[Comparison]:
     return [by_score[score] for score in counted(by_score)]
 
 
-def _few(gains: Sequence[Gain], images: int) -> list[str]:
-    """How large a gain must be to be seen on few images, by the tests that Holm's correction is over."""
+def _few(gains: Sequence[Gain], units: int, over: Over) -> list[str]:
+    """How large a gain must be to be seen on so few, by the tests that Holm's correction is over."""
     tests = sum(entry.get("p") is not None for gain in gains for entry in gain.differences.values())
-    if images >= FEW or not tests:
+    if units >= FEW or not tests:
         return []
-    return [f"{few(images, 'images', 'gain', seen_by_t_test(images, tests))}, so *not significant* says little."]
+    return [f"{few(units, over, 'gain', seen_by_t_test(units, tests))}, so *not significant* says little."]
 
 
 def _best(comparisons: Sequence[Comparison]) -> list[str]:
@@ -103,8 +106,8 @@ def _outcome(gain: Gain) -> str:
 def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
 
-    Significant: the 95 % interval over images leaves out 0, p after Holm's correction over all scores and methods is at
-    most .05, and where there are several banks the difference is more than twice its standard deviation over them.
+    Significant: the 95 % interval leaves out 0, p after Holm's correction over all scores and methods is at most .05,
+    and where there are several banks the difference is more than twice its standard deviation over them.
     """
     rows = []
     for comparison in comparisons:

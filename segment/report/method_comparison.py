@@ -1,4 +1,4 @@
-"""Scoreboards to the content of `scores.json`, and methods compared by paired differences over images.
+"""Scoreboards to the content of `scores.json`, and methods compared by paired differences over images or groups.
 
 Must not know how a method was run.
 """
@@ -51,7 +51,7 @@ class Comparison:
     """Methods by one score, best first, and how far each of the others is from the best.
 
     score: NAME, or "NAME of the best measure", where each method brings the measure it ranks best by
-    entries: method -> value with its 95 % interval over images, and `bank_sd`; differences: method -> best minus it
+    entries: method -> value with its 95 % interval, and `bank_sd`; differences: method -> best minus it
     """
 
     score: str
@@ -126,7 +126,8 @@ def scores(
     for content in contents.values():
         nothing = {"value": None, "low": None, "high": None, "why": ONE_DRAW}
         content["scores"] = {score: content["scores"].get(score, nothing) for score in names}
-    return {"images": first.images, "pixels": first.pixels, "methods": contents}
+    counts = {"images": first.images, "pixels": first.pixels}
+    return counts | ({"groups": first.units} if first.groups else {}) | {"methods": contents}
 
 
 def _content(method_boards: MethodBoards) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _content(method_boards: MethodBoards) -> dict[str, Any]:
     content = boards[0].compute(every[0])
     if len(every) > 1:
         for name, mean in mean_of(every).items():
-            entry = mean.entry(limits(name), boards[0].images)
+            entry = mean.entry(limits(name), boards[0].units, boards[0].over)
             content["scores"][name] = entry | {"bank_sd": deviation([estimates[name].value for estimates in every])}
         ranks = [board.image_ranks() for board in boards]
         content["scores"] |= {name: mean_entry([of_bank[name] for of_bank in ranks]) for name in ranks[0]}
@@ -145,7 +146,7 @@ def _content(method_boards: MethodBoards) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Gain:
-    """A method compared with a rival in every score: method minus rival, paired over images."""
+    """A method compared with a rival in every score: method minus rival, image by image."""
 
     method: str
     rival: str
@@ -213,7 +214,7 @@ def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
 
 
 def differences(methods: Mapping[str, MethodBoards], rival: str) -> dict[str, dict[str, Entry]]:
-    """Each other method minus the rival in every plain score, with the 95 % interval, paired over images."""
+    """Each other method minus the rival in every plain score, with the 95 % interval, image by image."""
     all_methods = _AllMethods(methods)
     by_method: dict[str, dict[str, Entry]] = {}
     for method in methods:
@@ -249,7 +250,8 @@ class _AllMethods:
     """All methods at once: a title of a score to its name, values and differences in each."""
 
     def __init__(self, methods: Mapping[str, MethodBoards]) -> None:
-        self.images = next(iter(methods.values())).boards[0].images
+        board = next(iter(methods.values())).boards[0]
+        self.units, self.over = board.units, board.over
         self.every = {name: method_boards.estimates for name, method_boards in methods.items()}
         self.mean = {name: mean_of(banks) for name, banks in self.every.items()}
 
@@ -277,7 +279,7 @@ class _AllMethods:
         return Comparison(title, entries, measures, differences)
 
     def entry(self, method: str, name: str) -> Entry:
-        entry = self.mean[method][name].entry(limits(name), self.images)
+        entry = self.mean[method][name].entry(limits(name), self.units, self.over)
         banks = [estimates[name].value for estimates in self.every[method]]
         return entry | ({"bank_sd": deviation(banks)} if len(banks) > 1 else {})
 
@@ -287,7 +289,7 @@ class _AllMethods:
         if not first or not second:
             return None
         difference = self.mean[method][first].minus(self.mean[other][second])
-        entry = difference.entry(UNBOUNDED, self.images) | {"p": self.p_value(title, method, other)}
+        entry = difference.entry(UNBOUNDED, self.units, self.over) | {"p": self.p_value(title, method, other)}
         a, b = self.every[method], self.every[other]
         if (banks := max(len(a), len(b))) > 1:
             entry["bank_sd"] = deviation(
@@ -296,12 +298,12 @@ class _AllMethods:
         return entry
 
     def p_value(self, title: str, method: str, other: str) -> float | None:
-        """The p of the difference; None where either lacks the score, or no test of so few images can reach .05.
+        """The p of the difference; None where either lacks the score, or no test of so few units can reach .05.
 
-        Images that do not hold what the score needs do not count.
+        Images or groups that do not hold what the score needs do not count.
         """
         first, second = self.name(title, method), self.name(title, other)
         if not first or not second:
             return None
         difference = self.mean[method][first].minus(self.mean[other][second])
-        return None if difference.images(self.images) < LEAST else difference.p_value(self.images)
+        return None if difference.units(self.units) < LEAST else difference.p_value(self.units)

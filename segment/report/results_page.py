@@ -17,7 +17,7 @@ from segment.report.best_methods import BEST_TWO, best_two, in_short
 from segment.report.method_comparison import COMMON
 from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Sweep
 from segment.report.sweep_words import shown_names, sweep_sentences
-from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, number_column, table
+from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, number_column, table, units_of
 from segment.stores.copies import here
 from segment.stores.requests import size_of_file
 from segment.stores.urls import is_url, url_of
@@ -26,12 +26,13 @@ from segment.uncertainty.scaling import calibration_text
 HEADING = """# Results
 
 Written by `segment evaluate --report` and `segment sweep --report`; a section is replaced when its command runs again.
-Intervals are the middle 95 % of a bootstrap over images; ± is the standard deviation over banks, where several were
-given. *s/image* is wall time of the passes and their moments, all methods of a section on the same machine.
+Intervals are the middle 95 % of a bootstrap over images, or over their groups where a section names any; ± is the
+standard deviation over banks, where several were given. *s/image* is wall time of the passes and their moments, all
+methods of a section on the same machine.
 """
 
 COMPARED = (
-    "*difference* is the best method's score minus the next one's, paired over images; *significant* where its "
+    "*difference* is the best method's score minus the next one's, image by image; *significant* where its "
     "interval leaves out 0 and p is at most .05 after Holm's correction over all scores and methods, and with several "
     "banks where it exceeds twice its deviation over them. The list above calls a method significantly best only where "
     "it is so against every other method; comparisons.json has each difference."
@@ -45,7 +46,7 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     record = evaluation.record
     lines = [f"## {title or record['settings']['model']}", ""]
     lines += [f"- **Warning**: {line}" for line in evaluation.warnings]
-    lines += [f"- {line}" for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"])]
+    lines += [f"- {line}" for line in in_short(evaluation.comparisons, evaluation.gains, *units_of(evaluation.scores))]
     lines += [] if evaluation.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _how_made(evaluation, banks), ""]
     lines += _table(COLUMNS, table(evaluation.scores))
@@ -105,11 +106,16 @@ def sweep_section(swept: Sweep, title: str) -> str:
     rows = [list(line) for line in zip(*left, *cells, strict=True)]
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
-    images = clean[0].result["images"]
+    counts = clean[0].result
+    groups = f" in {count_of(counts['groups'], 'group')}" if "groups" in counts else ""
     lines = [f"## Sweep of {title}", "", *(f"- **Warning**: {line}" for line in swept.warnings)]
     lines += ["" for _ in swept.warnings[:1]]
     lines += [*(f"- {line}" for line in sweep_sentences(swept.rows)), ""]
-    lines += [f"{images} images; {of}{rest}. {shared} {ARROWS}".replace("  ", " "), "", *_table(columns, rows)]
+    lines += [
+        f"{counts['images']} images{groups}; {of}{rest}. {shared} {ARROWS}".replace("  ", " "),
+        "",
+        *_table(columns, rows),
+    ]
     for condition in dict.fromkeys(row.condition for row in swept.rows if row.condition != CLEAN):
         lines += ["", *_along(swept, condition, names)]
     return "\n".join(lines) + "\n"

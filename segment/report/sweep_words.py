@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from segment.errors import count_of
 from segment.report.method_comparison import corrected
 from segment.report.results import CLEAN, DETERMINISTIC, OVER, Row
-from segment.report.tables import few, gained, words
+from segment.report.tables import few, gained, units_of, words
 from segment.scores.board import Entry
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
 
@@ -64,16 +64,17 @@ def condition_name(row: Row) -> str:
 def sweep_sentences(rows: Sequence[Row]) -> list[str]:
     """For each condition, which settings differ significantly from the deterministic network in NLL or mIoU.
 
-    Paired over images; Holm's correction is over all settings, conditions and both scores. Nothing where that network
+    Image by image; Holm's correction is over all settings, conditions and both scores. Nothing where that network
     is not among the rows, or nothing is beside it.
     """
     differences = {f"{condition_name(row)}|{row.name}": _differences(row) for row in rows if row.result.get(OVER)}
     tests = sum(entry.get("p") is not None for entries in differences.values() for entry in entries.values())
     if not differences:
         return []
-    images = max(row.result["images"] for row in rows)
-    if images < LEAST:
-        return [f"With {count_of(images, 'image')} no difference can be significant: {LEAST} are the least."]
+    units, over = max(units_of(row.result) for row in rows)
+    if units < LEAST:
+        how = count_of(units, over.removesuffix("s"))
+        return [f"With {how} no difference can be significant: {LEAST} are the least."]
     adjusted = corrected(differences)
     _, names = shown_names(rows)
     lines = []
@@ -83,8 +84,8 @@ def sweep_sentences(rows: Sequence[Row]) -> list[str]:
             for score, entry in adjusted.get(f"{shift}|{row.name}", {}).items():
                 settings_of.setdefault((gained(score, entry), score), []).append(names[row.name])
         lines.append(f"{shift}: {_outcome(settings_of)}.")
-    if tests and images < FEW:
-        lines.append(f"{few(images, 'images', 'difference', seen_by_t_test(images, tests))}.")
+    if tests and units < FEW:
+        lines.append(f"{few(units, over, 'difference', seen_by_t_test(units, tests))}.")
     return lines
 
 

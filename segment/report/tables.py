@@ -11,6 +11,7 @@ from typing import Any
 
 from segment.errors import count_of
 from segment.report.method_comparison import BEST, best_entry, improves, lower_is_better
+from segment.scores.board import Over
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
 
 WORDS = {
@@ -59,7 +60,7 @@ def entry_decimals(entry: Mapping[str, Any], least: int = 3) -> int:
 
 
 def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A score with its interval over images, and the spread over banks where there are several.
+    """A score with its interval, and the spread over banks where there are several.
 
     digits: decimals at the least; `entry_decimals` says when there are more
 
@@ -239,8 +240,20 @@ def counted(content: Mapping[str, Any]) -> str:
 
     >>> counted({"images": 1, "pixels": 172800})
     '1 image, 172,800 labelled pixels'
+    >>> counted({"images": 40, "pixels": 172800, "groups": 9})
+    '40 images in 9 groups, 172,800 labelled pixels'
     """
-    return f"{count_of(content['images'], 'image')}, {content['pixels']:,} labelled pixels"
+    groups = f" in {count_of(content['groups'], 'group')}" if "groups" in content else ""
+    return f"{count_of(content['images'], 'image')}{groups}, {content['pixels']:,} labelled pixels"
+
+
+def units_of(content: Mapping[str, Any]) -> tuple[int, Over]:
+    """How many images, or groups of them, intervals and tests are over, and which.
+
+    >>> units_of({"images": 40, "groups": 9}), units_of({"images": 40})
+    ((9, 'groups'), (40, 'images'))
+    """
+    return (content["groups"], "groups") if "groups" in content else (content["images"], "images")
 
 
 def signed(entry: Mapping[str, Any]) -> str:
@@ -257,21 +270,21 @@ def signed(entry: Mapping[str, Any]) -> str:
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """Whether a difference is more than the choice of images, the number of tests, and the banks explain; else why not.
+    """Whether a difference is more than the choice of images, the number of tests, and the banks explain; or why not.
 
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3}), verdict({"value": 0.1, "low": -0.1, "high": 0.3})
     ('significant', 'not significant: the interval includes 0')
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "holm_p": 0.2})
     "not significant after Holm's correction"
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": None, "holm_p": None})
-    'not significant: too few images'
+    'not significant: too few to test'
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "bank_sd": 0.2})
     'not significant: less than the banks differ'
     """
     if entry["value"] is None or entry.get("low") is None:
         return "no interval"
     if "p" in entry and entry["p"] is None:
-        return f"{NOT_SIGNIFICANT}: too few images"
+        return f"{NOT_SIGNIFICANT}: too few to test"
     if entry["low"] <= 0 <= entry["high"]:
         return f"{NOT_SIGNIFICANT}: the interval includes 0"
     if entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:

@@ -1,7 +1,8 @@
 """95 % intervals by a Poisson bootstrap over images: in one pass, in fixed memory, paired between methods.
 
 Every replicate counts an image w times, w from Poisson(1), instead of once (Chamandy et al. 2012). The weights depend
-on the image's id alone: every method and shard draws the same weights, in any order.
+on the image's id alone: every method and shard draws the same weights, in any order. Images that belong together, as
+those of one patient, share the weights of their group: then the bootstrap is over groups.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from segment.scores.functional.binning import Floats, Ints
+from segment.scores.functional.image_level import rank_correlation, spearman_replicates
 
 REPLICATES = 200
 _CDF = np.array([math.exp(-1) * math.fsum(1 / math.factorial(i) for i in range(k + 1)) for k in range(18)])
 
 
 def poisson_weights(identity: str, replicates: int = REPLICATES) -> Ints:  # -> R
-    """How often each replicate counts this image: Poisson(1), from SHAKE-256 of the id, the same on every machine.
+    """How often each replicate counts this image or group: Poisson(1), from SHAKE-256 of its name, on any machine.
 
     >>> poisson_weights("0001TP_008550")[:8].tolist()
     [0, 4, 1, 2, 2, 1, 1, 1]
@@ -59,7 +61,8 @@ def middle_95(replicates: Sequence[float] | Floats) -> tuple[float, float]:
 
 ALMOST = 1 - 1e-9
 """A rank correlation above it is perfect, but for rounding."""
-NO_SPEARMAN = "an interval needs four images or more, and a correlation between -1 and 1"
+NO_SPEARMAN = "an interval needs four {} or more, and a correlation between -1 and 1"
+"""The reason, with what the interval is over: images, or groups."""
 
 
 def spearman_interval(rho: float, images: int) -> tuple[float, float] | None:
@@ -75,3 +78,15 @@ def spearman_interval(rho: float, images: int) -> tuple[float, float] | None:
     z = np.arctanh(rho)
     half = 1.959963984540054 * math.sqrt(1.06 / (images - 3))
     return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def spearman_over_groups(x: Floats, y: Floats, groups: Sequence[str]) -> tuple[float, float] | None:  # N, N
+    """95 % interval of a Spearman rank correlation by the bootstrap over groups, whose images are not independent.
+
+    x, y: of N images, both defined. None for fewer than 4 groups, and at -1 and 1.
+    """
+    rho = rank_correlation(x, y)
+    if len(set(groups)) < 4 or math.isnan(rho) or abs(rho) > ALMOST:
+        return None
+    replicates = spearman_replicates(x, y, np.stack([poisson_weights(group) for group in groups], axis=1).astype(float))
+    return interval(rho, rho, replicates)

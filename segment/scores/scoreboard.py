@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segment.errors import WrongUse
 from segment.scores import arrays, intervals, summary
-from segment.scores.board import Board, Entry, Score, curves, estimates, mean_of
+from segment.scores.board import Board, Entry, Over, Score, curves, estimates, mean_of
 from segment.scores.functional import calibration, confusion, detection, expected, image_level, patches
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.functional.expected import EXPECTED
@@ -45,6 +45,8 @@ class Scoreboard:
         """Forget all images."""
         self._boards = [Board(self.plan.task(i), self.plan.replicates) for i in range(self.plan.tasks)]
         self._rows: dict[str, Floats] = {}
+        self.groups: dict[str, str] = {}
+        """The group of each image that was counted with one."""
 
     def update(
         self,
@@ -53,10 +55,12 @@ class Scoreboard:
         maps: Mapping[str, arrays.ArrayLike],  # H W each; multilabel: also K H W
         label: arrays.ArrayLike,  # H W ids; multilabel: K H W of 0, 1 or void
         prediction: arrays.ArrayLike | None = None,  # as label; None: the most probable class, or p >= .5
+        group: str | None = None,
     ) -> None:
         """Count one image, once; a refused image changes nothing.
 
-        identity: the image's id, which seeds its bootstrap weights
+        identity: the image's id. group: what it belongs to, a patient or a sequence, which the bootstrap then draws as
+        a whole; None: each image is drawn by itself
         Errors: WrongUse for an id counted before or a missing map, PredictionFailed or ImageUnreadable for wrong arrays
         """
         if identity in self._rows:
@@ -69,10 +73,13 @@ class Scoreboard:
         of = slice(None) if inside is None else inside
         sums = [expected.class_sums(image.probability[:, of], image.prediction[of]) for image in images]
         row = self._row(tallies, sums, masks, shown, inside)
-        weights = intervals.poisson_weights(identity, self.plan.replicates)
+        unit = identity if group is None else group
+        weights = intervals.poisson_weights(unit, self.plan.replicates)
         for board, tally in zip(self._boards, tallies, strict=True):
-            board.add(tally, weights)
+            board.add(tally, unit, weights)
         self._rows[identity] = row
+        if group is not None:
+            self.groups[identity] = group
 
     def merge(self, other: Scoreboard) -> None:
         """Add another shard; the result has the same bits as one run over both."""
@@ -85,27 +92,38 @@ class Scoreboard:
         for board, added in zip(self._boards, other._boards, strict=True):
             board.merge(added)
         self._rows |= other._rows
+        self.groups |= other.groups
 
     @property
     def images(self) -> int:
         return len(self._rows)
 
     @property
+    def over(self) -> Over:
+        """What intervals and tests are over."""
+        return "groups" if self.groups else "images"
+
+    @property
+    def units(self) -> int:
+        """How many images, or groups of them, intervals and tests are over."""
+        return len(self._boards[0].units)
+
+    @property
     def pixels(self) -> int:
         """Pixels with a known label (of the label with most of them, for multilabel)."""
         return max(int(board.counts["confusion"].sum()) for board in self._boards)
 
-    def images_for(self, score: str) -> int:
-        """Images that hold what a score needs (of the label with most of them, for multilabel)."""
-        return max(board.images_for(score) for board in self._boards)
+    def units_for(self, score: str) -> int:
+        """Images or groups that hold what a score needs (of the label with most of them, for multilabel)."""
+        return max(board.units_for(score) for board in self._boards)
 
     def rarest_class(self) -> tuple[int, str] | None:
-        """How many images hold the rarest class in their label, and it in words; None without images."""
+        """How many images or groups hold the rarest class in their label, and it in words; None without images."""
         candidates = ((*rarest, i) for i, board in enumerate(self._boards) if (rarest := board.rarest_class()))
-        (images, k, label), lack = min(candidates, default=(0, 0, 0)), ""
+        (units, k, label), lack = min(candidates, default=(0, 0, 0)), ""
         if self.plan.head == "multilabel":  # class 0 of a label is the lack of it
             k, lack = label, "no " * (not k)
-        return (images, f"{lack}{self.plan.classes[k]!r}") if images else None
+        return (units, f"{lack}{self.plan.classes[k]!r}") if units else None
 
     def confusion(self) -> Ints:  # K K; multilabel: K 2 2
         """Pixels by label (rows) and prediction (columns)."""
@@ -129,7 +147,7 @@ class Scoreboard:
         estimated: what `estimates` gave, where it was called since the last image
         """
         known = self.estimates() if estimated is None else estimated
-        entries = {name: score.entry(summary.limits(name), self.images) for name, score in known.items()}
+        entries = {name: score.entry(summary.limits(name), self.units, self.over) for name, score in known.items()}
         return {
             "scores": entries | self.image_ranks(),
             "per_class": self.per_class(),
@@ -191,9 +209,24 @@ class Scoreboard:
         uncertain |= {name: -column[name] for name in EXPECTED}
         for name, values in uncertain.items():
             for quality in ("accuracy", "dice", "miou"):
-                rho, images = image_level.spearman(values, -column[quality])
-                entries[f"{quality}_rank_{name}"] = _rank_entry(rho, images, name.partition(".")[0])
+                entries[f"{quality}_rank_{name}"] = self._rank_entry(name, values, -column[quality])
         return entries
+
+    def _rank_entry(self, name: str, values: Floats, lack: Floats) -> Entry:
+        rho, images = image_level.spearman(values, lack)
+        if math.isnan(rho):
+            missing = name.startswith("area.") and images == 0
+            reason = "no threshold was given for this measure" if missing else "too few images, or all of them alike"
+            return {"value": None, "low": None, "high": None, "why": reason}
+        if self.groups:
+            known = ~(np.isnan(values) | np.isnan(lack))
+            groups = [self.groups[i] for i, there in zip(sorted(self._rows), known, strict=True) if there]
+            ends = intervals.spearman_over_groups(values[known], lack[known], groups)
+        else:
+            ends = intervals.spearman_interval(rho, images)
+        if ends is None:
+            return {"value": rho, "low": None, "high": None, "why": intervals.NO_SPEARMAN.format(self.over)}
+        return {"value": rho, "low": ends[0], "high": ends[1]}
 
     def _thresholds(self) -> Entry:
         given = self.plan.thresholds or {}
@@ -216,7 +249,7 @@ class Scoreboard:
         entries: Entry = {}
         for board, label in zip(self._boards, self.plan.classes, strict=False):  # one board, or one a label
             end = f".{label}" if self.plan.head == "multilabel" else ""
-            entries |= {name + end: curve for name, curve in curves(board, self.images).items()}
+            entries |= {name + end: curve for name, curve in curves(board).items()}
             entries[f"reliability{end}"]["pixels"] = _bin_counts(board.counts["reliability"])
         for (board, k), name in zip(self._places(), self.plan.classes, strict=True):
             x, y = calibration.reliability_curve(board.counts["class_reliability"][k])
@@ -235,6 +268,7 @@ class Scoreboard:
         """The whole state as arrays by name, for a file or another process; `Scoreboard.of` restores it."""
         order = sorted(self._rows)
         state: dict[str, NDArray[Any]] = {"plan": np.array(json.dumps(asdict(self.plan))), "ids": np.array(order, "U")}
+        state["groups"] = np.array([self.groups.get(i, "") for i in order] if self.groups else [], "U")
         state["rows"] = np.array([self._rows[i] for i in order], dtype=np.float64).reshape(-1, len(self.columns))
         for i, board in enumerate(self._boards):
             state |= {f"{i}/{name}": values for name, values in board.state().items()}
@@ -244,9 +278,10 @@ class Scoreboard:
     def of(cls, state: Mapping[str, NDArray[Any]]) -> Scoreboard:
         """The scoreboard with this state."""
         scoreboard = cls(ScorePlan.of(json.loads(str(state["plan"]))))
-        if state["rows"].shape[1] != len(scoreboard.columns) or "0/of_classes" not in state:
+        if state["rows"].shape[1] != len(scoreboard.columns) or "0/units" not in state:
             raise WrongUse("The saved state is of another version of segment, which counted other things: begin anew.")
         scoreboard._rows = {str(name): row.copy() for name, row in zip(state["ids"], state["rows"], strict=True)}
+        scoreboard.groups = dict(zip(map(str, state["ids"]), map(str, state["groups"]), strict=False))
         for i, board in enumerate(scoreboard._boards):
             board.load({name.partition("/")[2]: values for name, values in state.items() if name.startswith(f"{i}/")})
         return scoreboard
@@ -273,16 +308,6 @@ def _mean(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
 
 
-def _rank_entry(rho: float, images: int, kind: str) -> Entry:
-    if math.isnan(rho):
-        missing = kind == "area" and images == 0
-        reason = "no threshold was given for this measure" if missing else "too few images, or all of them alike"
-        return {"value": None, "low": None, "high": None, "why": reason}
-    if (interval := intervals.spearman_interval(rho, images)) is None:
-        return {"value": rho, "low": None, "high": None, "why": intervals.NO_SPEARMAN}
-    return {"value": rho, "low": interval[0], "high": interval[1]}
-
-
 def paired_differences(first: Scoreboard, second: Scoreboard) -> dict[str, Entry]:
     """Second minus first for every score that both have, with the 95 % interval of the difference.
 
@@ -290,6 +315,8 @@ def paired_differences(first: Scoreboard, second: Scoreboard) -> dict[str, Entry
 
     Errors: WrongUse where the images or the numbers of replicates differ.
     """
+    if first.groups != second.groups:
+        raise WrongUse("A paired difference needs the same groups of images in both scoreboards.")
     if first._rows.keys() != second._rows.keys() or first.plan.replicates != second.plan.replicates:
         raise WrongUse(
             f"A paired difference needs the same images and replicates; {first.images} and {second.images} images were "
@@ -297,4 +324,8 @@ def paired_differences(first: Scoreboard, second: Scoreboard) -> dict[str, Entry
         )
     before, after = first.estimates(), second.estimates()
     unbounded = (-math.inf, math.inf)
-    return {name: after[name].minus(before[name]).entry(unbounded, first.images) for name in before if name in after}
+    return {
+        name: after[name].minus(before[name]).entry(unbounded, first.units, first.over)
+        for name in before
+        if name in after
+    }

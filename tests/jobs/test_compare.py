@@ -418,7 +418,7 @@ def test_groups_of_runs_are_folders_sequences_or_columns_of_a_table(runs: Path, 
     )
     content = json.loads(ended.stdout)
     assert (content["over"], content["columns"]["nll"]["images"], content["images"]) == ("groups", 2, [10, 10, 10])
-    with pytest.raises(WrongUse, match="'site' is a column of a CSV: give --groups-table"):
+    with pytest.raises(WrongUse, match=r"'site' is neither folder nor sequence, .* needs --groups-table CSV"):
         compare(runs / "clean", runs / "noisy", groups="site")
 
 
@@ -430,7 +430,7 @@ def test_what_makes_equal_maps_differ_and_images_depend_is_said(runs: Path, tmp_
     (other / "run.json").write_text(json.dumps(record))
     notes = compare(runs / "predicted", other).notes
     assert any("leave out a border of 0 pixels, those of B one of 16 (`--border`)" in note for note in notes)
-    said = r"numbered as frames of 1 video are \('o'\)\. If they are frames or slices, .*Give --groups\."
+    said = r"numbered as frames of 1 video are \('o'\)\. If they are frames or slices, .*Give --groups sequence"
     assert any(re.search(said, note) for note in notes)
     assert not any("border" in note for note in compare(runs / "predicted", runs / "predicted").notes)
 

@@ -118,8 +118,8 @@ def test_the_images_that_hold_a_score_are_merged_and_saved() -> None:
     a.merge(b)
     again = Scoreboard.of(a.state())
     for board in (a, again):
-        assert [board.images_for(name) for name in ("unseen_ap.m", "error_ap.m", "nll")] == [6, 8, 8]
-    older = {name: value for name, value in a.state().items() if not name.endswith("of_classes")}
+        assert [board.units_for(name) for name in ("unseen_ap.m", "error_ap.m", "nll")] == [6, 8, 8]
+    older = {name: value for name, value in a.state().items() if not name.endswith("0/units")}
     with pytest.raises(WrongUse, match=r"of another version of segment.*begin anew"):
         Scoreboard.of(older)
 
@@ -168,7 +168,7 @@ def test_so_few_images_show_no_difference(images: int) -> None:
         compared, gained = compare(made), gains(made)
         for differences in [*(each.differences for each in compared), *(each.differences for each in gained)]:
             assert {verdict(entry) for entry in differences.values()} <= {
-                "not significant: too few images",
+                "not significant: too few to test",
                 "no interval",
             }
         assert not any("Significantly best" in line for line in in_short(compared, gained, images))

@@ -13,6 +13,8 @@ from segment.cli.log_messages import warn
 from segment.cli.next_steps import command_line
 from segment.cli.options import (
     AUTO,
+    GroupsOver,
+    GroupsTable,
     Images,
     ImagesPerPass,
     InsertDropout,
@@ -87,6 +89,8 @@ def evaluate(
     report: Report = None,
     title: Title = "",
     plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
+    groups: GroupsOver = None,
+    groups_table: GroupsTable = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     label_suffix: LabelSuffix = "",
     annotator: Annotated[list[str] | None, typer.Option(help="Label maps of a further annotator; repeat it.")] = None,
@@ -103,6 +107,7 @@ def evaluate(
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks.bank_file import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
+    from segment.guarantees.groups import groups_given
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluate import EvaluatePlan, evaluate_into
     from segment.jobs.evaluation.combinations import TUNED, combination
@@ -122,6 +127,7 @@ def evaluate(
         annotator_rows,
         counted,
         screen_tables,
+        units_of,
     )
 
     names = listed(methods)
@@ -196,6 +202,7 @@ def evaluate(
                 fails_below=fails_below,
                 workers=workers,
                 batch=number_or("--batch", batch, AUTO, "images from 1 up"),
+                groups=groups_given(groups, groups_table),
             ),
             validation=validation,
             triage=asked_triage,
@@ -215,7 +222,7 @@ def evaluate(
     else:
         for line in evaluation.warnings:
             warn(line)
-        for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
+        for line in in_short(evaluation.comparisons, evaluation.gains, *units_of(evaluation.scores)):
             screen.print_text(line.replace("*", ""))
         mask_rows, uncertainty_rows = screen_tables(evaluation.scores)
         screen.table(f"{network.name}: {counted(evaluation.scores)}", list(MASK_COLUMNS), mask_rows)

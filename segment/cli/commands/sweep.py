@@ -17,6 +17,8 @@ from segment.cli.options import (
     AUTO,
     Alphas,
     Batches,
+    GroupsOver,
+    GroupsTable,
     Images,
     ImagesPerPass,
     InsertDropout,
@@ -99,6 +101,8 @@ def sweep(
     ] = None,
     report: Report = None,
     title: Title = "",
+    groups: GroupsOver = None,
+    groups_table: GroupsTable = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
     label_suffix: LabelSuffix = "",
     mask: Mask = None,
@@ -109,6 +113,7 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
+    from segment.guarantees.groups import groups_given
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluation.combinations import combination
     from segment.jobs.labelled.images import Labels, validation_of
@@ -156,6 +161,7 @@ def sweep(
         methods=replace(SWEPT, methods=names, precision=precision, insert_dropout=insert_dropout),
         banks=tuple(str(path) for path in bank or []),
         batch=number_or("--batch", batch, AUTO, "images from 1 up"),
+        groups=groups_given(groups, groups_table),
     )
     where = place.work_place()
     see_alone(where.gpus)

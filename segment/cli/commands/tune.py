@@ -14,6 +14,7 @@ from segment.cli.options import (
     Alphas,
     Batches,
     Device,
+    GroupsTable,
     Json,
     LabelSuffix,
     ListingOptions,
@@ -64,9 +65,13 @@ def tune(
         ),
     ] = "temperature",
     groups: Annotated[
-        Path | None,
-        typer.Option(help="CSV of id, group: none is divided, and tests are over groups; default: by the ids."),
+        str | None,
+        typer.Option(
+            help="Groups that are not divided, and that tests are over: folder, sequence, or a column of the list or "
+            "--groups-table; default: sequences are not divided where there are enough."
+        ),
     ] = None,
+    groups_table: GroupsTable = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of mini-batches.")] = 0,
     precision: Annotated[str, typer.Option(help="Precision of the passes: fp32, bf16 or fp16.")] = "fp32",
     memory: Memory = None,
@@ -80,7 +85,7 @@ def tune(
     json: Json = False,
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
-    from segment.images.listing.groups import group_table
+    from segment.guarantees.groups import groups_given
     from segment.jobs.labelled.images import Labels
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.tuning.tune import TunePlan
@@ -106,7 +111,7 @@ def tune(
         scalings=listed(scalings),
         precision=precision,
         void=void,
-        groups=None if groups is None else group_table(groups, "group"),
+        groups=groups_given(groups, groups_table),
     )
     network = loading.load(model, device)
     data = Labels(images, labels, label_suffix, mask, frames.listing())

@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import groups_of, numbered_warnings
+from segment.guarantees.groups import BY_GROUPS, groups_given, groups_of, numbered_warnings
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -68,7 +68,7 @@ def compare(
         a = run_table(Path(first), TUNED)
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
-    of_ids = groups_of(sorted({*a.rows, *b.rows}), groups, table)
+    of_ids = groups_of(sorted({*a.rows, *b.rows}), groups_given(groups, table))
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair, groups=of_ids)
     notes = (
         *_of_banks(a, b),
@@ -79,7 +79,7 @@ def compare(
     )
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
     if of_ids is None:
-        notes = (*notes, *numbered_warnings(pairs, "Give --groups."))
+        notes = (*notes, *numbered_warnings(pairs, BY_GROUPS))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:

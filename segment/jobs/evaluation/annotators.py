@@ -46,15 +46,20 @@ def check_others(item: Labelled, estimate: Estimate[Tensor], plan: ScorePlan) ->
         arrays.checked(item.source.id, plan, estimate.probability, estimate.maps, label, estimate.prediction)
 
 
-def count_others(further: Mapping[str, Scoreboard], name: str, item: Labelled, estimate: Estimate[Tensor]) -> int:
-    """Count one image on the further boards of a method; the number of pixels where annotators differ."""
+def count_others(
+    further: Mapping[str, Scoreboard], name: str, item: Labelled, estimate: Estimate[Tensor], group: str | None = None
+) -> int:
+    """Count one image on the further boards of a method; the number of pixels where annotators differ.
+
+    group: of the image, as `Scoreboard.update` takes it
+    """
     if not item.others:
         return 0
     common = common_label((item.label, *item.others), further[f"{name}/2"].plan)
     labels = {str(number): label for number, label in enumerate(item.others, 2)} | {DIFFERENCES: common}
     for end, label in labels.items():
         board = further[f"{name}/{end}"]
-        board.update(item.source.id, estimate.probability, estimate.maps, label, estimate.prediction)
+        board.update(item.source.id, estimate.probability, estimate.maps, label, estimate.prediction, group)
     return int((common == DIFFERS).sum())
 
 
@@ -83,7 +88,7 @@ def annotator_scores(
 
     Returns:
         `annotators`, how many; `differ`, the share of the pixels; and of each method its scores against `each`
-        annotator, their `mean` (with an interval over images), and `disagreement`: AUROC and AP of each measure, as a
+        annotator, their `mean` (with an interval), and `disagreement`: AUROC and AP of each measure, as a
         ranking of the pixels where annotators differ before those where all agree.
 
     """
@@ -97,7 +102,9 @@ def annotator_scores(
         means = mean_of([annotator.estimates() for annotator in each])
         methods[name] = {
             "each": [annotator.compute()["scores"] for annotator in each],
-            "mean": {score: mean.entry(summary.limits(score), board.images) for score, mean in means.items()},
+            "mean": {
+                score: mean.entry(summary.limits(score), board.units, board.over) for score, mean in means.items()
+            },
             "disagreement": {
                 f"{RENAMED[kind]}.{measure}": entry
                 for score, entry in disagreement.items()

@@ -96,9 +96,11 @@ class Counted:
     annotators "differ". further: boards against further annotators; annotators: how many of these there are
     waiting: seconds of the thread that the network runs in, by what it did
     torn: an image, or a part from elsewhere, has been counted in some places only, which no saved state may hold
+    groups: id to group, of the images to count; None: each is counted by itself
     """
 
     torn = False
+    groups: Mapping[str, str] | None = None
 
     def __init__(
         self, boards: Mapping[str, Scoreboard], counts: Mapping[str, ImageCounts] | None = None, annotators: int = 0
@@ -129,9 +131,15 @@ class Counted:
         return frozenset(str(row["id"]) for row in next(iter(self.boards.values())).per_image())
 
     def changed(self, sources: Sequence[Source]) -> list[str]:
-        """Ids of the images that are counted and are none of these now, or whose files hold something else."""
-        now = {source.id: source for source in sources}
-        return [id for id in sorted(self.done) if id not in now or contents_of(now[id]) != self.contents.get(id)]
+        """Ids of counted images that are none of these now, whose files hold something else, or of another group."""
+        now, groups = {source.id: source for source in sources}, next(iter(self.boards.values())).groups
+        return [
+            id
+            for id in sorted(self.done)
+            if id not in now
+            or contents_of(now[id]) != self.contents.get(id)
+            or groups.get(id) != (self.groups or {}).get(id)
+        ]
 
     def save(self, path: Path) -> None:
         """Everything that is counted, in one file that appears whole or not at all; nothing where it is torn."""

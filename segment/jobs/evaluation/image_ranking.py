@@ -23,7 +23,10 @@ LEAST = 6
 
 
 def rank_images(
-    rows: Mapping[str, Sequence[dict[str, Any]]], validated: Validation, fails_below: float | None = None
+    rows: Mapping[str, Sequence[dict[str, Any]]],
+    validated: Validation,
+    fails_below: float | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of `ranking.json`; adds what the predictors say to the rows, as `predicted_accuracy` and `_dice`.
 
@@ -32,6 +35,7 @@ def rank_images(
         validated: What was scored on validation images; its rows are what predictors are fitted on.
         fails_below: The Dice below which a mask has failed; None: the lower quartile of the validation images' Dice,
             without them of the scored images'.
+        groups: Id to group, over which intervals then are; None: over images.
 
     Returns:
         For each method the scores of every column that ranks, by accuracy and by Dice; the predictors or why there are
@@ -52,7 +56,7 @@ def rank_images(
         ids = [str(row["id"]) for row in own]
         columns = {
             column: {
-                target: ranking_scores(ids, uncertainty_of(own, column), values(own, target), limits[target])
+                target: ranking_scores(ids, uncertainty_of(own, column), values(own, target), limits[target], groups)
                 for target in TARGETS
             }
             for column in ranking_columns(own)

@@ -77,7 +77,7 @@ def write_results(
     tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
     write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
     rows = {name: board.per_image() for name, board in scoring.boards.items()}
-    ranking = rank_images(rows, validated, fails_below)
+    ranking = rank_images(rows, validated, fails_below, scoring.groups)
     write_json(run.folder / RANKING, ranking)
     write_text(run.folder / PER_IMAGE, per_image(rows))
     annotators = annotator_scores(scoring.boards, scoring.further, scoring.pixels) if scoring.further else {}

@@ -79,6 +79,7 @@ class Scoring(Counted):
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     workers: threads that decode images; one more scores them. 0: all in line
     batch: images of one size in a pass; batch_area: where "auto" was decided before, the pixels of the image it was at
+    groups: id to group, over which intervals and tests are; None: over images
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Scoring(Counted):
         annotators: int = 0,
         batch: Batch = 1,
         batch_area: int = 0,
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(boards, counts, annotators)
+        self.groups = groups
         self.network, self.annotators = network, annotators
         budget = memory_budget(memory, network.device)
         self.estimator = Estimator(network, read_outs, EstimatePlan(budget=budget, beside=SCORING))
@@ -207,6 +210,7 @@ class Scoring(Counted):
             annotators=self.annotators,
             batch=self.batched.images,
             batch_area=self.batched.area,
+            groups=None if self.groups is None else {source.id: self.groups[source.id] for source in pending},
         )
         paths = [path for source in pending for path in (source.path, source.label) if path is not None]
         task = ScoringCall(self.task.change, self.task.stage, elsewhere=True)
@@ -266,20 +270,20 @@ class Scoring(Counted):
             self._count(item, estimates)
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
-        differ = 0
+        differ, group = 0, None if self.groups is None else self.groups[item.source.id]
         for number, (name, estimate) in enumerate(estimates.items()):
             begun = time.perf_counter()
             try:
                 if number == 0:
                     check_others(item, estimate, self.boards[name].plan)
                 self.boards[name].update(
-                    item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction
+                    item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction, group
                 )
             except ImageUnreadable as error:
                 assert number == 0, "a label is good for all read-outs or for none"
                 self._fail(item.source, str(error))
                 return
-            differ = count_others(self.further, name, item, estimate)
+            differ = count_others(self.further, name, item, estimate, group)
             if name in self.counts:
                 self.counts[name].update(
                     item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction

@@ -196,16 +196,18 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
 
 
 def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
-    """A line for scores of what few of the images hold: unseen objects, errors, and the rarest class.
+    """A line for scores of what few of the images, or groups, hold: unseen objects, errors, and the rarest class.
 
     boards: the methods' scoreboards of the same images.
     """
     lines = []
+    over = next(iter(boards.values())).over
+    unit = over.removesuffix("s")
     for kind, what in (("unseen_auroc", "unseen pixels"), ("error_auroc", "both wrong and right pixels")):
-        held, every = min((board.images_for(kind), board.images) for board in boards.values())
+        held, every = min((board.units_for(kind), board.units) for board in boards.values())
         if 0 < held < min(every, LEAST):
             names = "unseen_*" if kind.startswith("unseen") else "error_*"
-            how = "1 image holds" if held == 1 else f"{held} images hold"
+            how = f"{count_of(held, unit)} {'holds' if held == 1 else 'hold'}"
             lines.append(
                 f"{how} {what}, of {every}: the scores {names} are of so few, and no difference in them can be called "
                 f"significant; {LEAST} are the least."
@@ -213,7 +215,7 @@ def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
     rarest = min((each for board in boards.values() if (each := board.rarest_class())), default=None)
     if rarest is not None and rarest[0] < min(LEAST, every):
         lines.append(
-            f"The rarest class, {rarest[1]}, is in the labels of {count_of(rarest[0], 'image')}, of {every}: "
+            f"The rarest class, {rarest[1]}, is in the labels of {count_of(rarest[0], unit)}, of {every}: "
             "differences in mIoU and Dice are tested as if of so few."
         )
     return lines

@@ -20,6 +20,7 @@ from segment.estimation.estimate import ReadOut
 from segment.estimation.memory_budget import Memory
 from segment.files.reading import read_json
 from segment.files.writing import write_json
+from segment.guarantees.groups import Groups
 from segment.images.find import Source
 from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
@@ -47,6 +48,7 @@ class SweepPlan:
     shifts: corruptions of the test images, each at every severity; everything is then scored at the largest T
     batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
     adapt: also with banks whose statistics images go through the same corruption
+    groups: what intervals and tests are over, as `segment.guarantees.groups.Groups` says; None: over images
     """
 
     grid: Grid
@@ -57,6 +59,7 @@ class SweepPlan:
     adapt: bool = False
     void: int | None = None
     batch: Batch = 1
+    groups: Groups = None
 
     def __post_init__(self) -> None:
         checked_batch(self.batch)

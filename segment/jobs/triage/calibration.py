@@ -12,7 +12,7 @@ from segment.files.runs.computation import kept_probe
 from segment.files.runs.image_counts import read_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import NUMBERED, frames, groups_of, sequence_text
+from segment.guarantees.groups import NUMBERED, frames, groups_given, groups_of, sequence_text
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit, percent
 from segment.images.find import in_text
 from segment.jobs.evaluation.combinations import TUNED, combination
@@ -127,7 +127,7 @@ def calibrate_triage(
             "which adds that."
         )
     ids = scores.counts[chosen].ids
-    images = scores.images_of(chosen, groups_of(ids, groups, table))
+    images = scores.images_of(chosen, groups_of(ids, groups_given(groups, table)))
     units: tuple[Unit, ...] = (plan.unit,) if plan.unit == "image" else (plan.unit, "image")
     decisions: dict[str, Decision] = {unit: calibrate_unit(images, plan, unit) for unit in units}
     decision = decisions[plan.unit]

@@ -133,7 +133,7 @@ def _method_of(scores: EvaluationFolder, triage: Triage) -> str:
     return chosen
 
 
-def groups_of_sources(sources: Sequence[Source], triage: Triage) -> dict[str, str] | None:
+def listed_groups(sources: Sequence[Source], triage: Triage) -> dict[str, str] | None:
     """Id to group by the list that names the images; None where it lacks the triage's column for any of them."""
     groups = {source.id: source.more.get(triage.reference.groups, "") for source in sources}
     return groups if triage.reference.groups and all(groups.values()) else None

@@ -23,7 +23,7 @@ from segment.guarantees.triage import Triage, percent
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS
 from segment.jobs.triage.checking import (
-    groups_of_sources,
+    listed_groups,
     numbers_of,
     promise_or_void,
     seen_sentence,
@@ -156,7 +156,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage.reference.measure) for id, line in done.items()}
-    shift = shift_test_of(means, triage, groups_of_sources(run.sources, triage))
+    shift = shift_test_of(means, triage, listed_groups(run.sources, triage))
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
     passing = [id for id, line in done.items() if line["triage"]["decision"] == "accept"]

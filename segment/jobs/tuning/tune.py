@@ -17,9 +17,8 @@ from segment.files.banks.bank_file import load_bank
 from segment.files.banks.cache import MARK, marks_in
 from segment.files.runs.lock import sole_writer
 from segment.files.versions import versions
-from segment.guarantees.groups import sequence_of
+from segment.guarantees.groups import Groups, groups_of_sources, sequence_of
 from segment.images.contents.hashes import sha256_of
-from segment.images.listing.groups import groups_by_id
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.temperatures import at_an_end_words
 from segment.jobs.labelled.images import Labels
@@ -61,7 +60,7 @@ class TunePlan:
     views: tuple[View, ...] = (View(), View(flip=True))
     precision: str = "fp32"
     void: int | None = None
-    groups: Mapping[str, str] | None = None
+    groups: Groups = None
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -146,7 +145,7 @@ def _tune(
     progress: Progress,
 ) -> Tuning:
     sources = data.sources(network)
-    given = None if plan.groups is None else groups_by_id([source.id for source in sources], plan.groups, "--groups")
+    given = groups_of_sources(sources, plan.groups)
     if given is not None and len(set(given.values())) < LEAST_IMAGES:
         raise WrongUse("--groups names one group for all images; scores are cross-validated over groups, so give two.")
     network.log_preprocessing()

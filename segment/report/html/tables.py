@@ -15,7 +15,7 @@ from segment.errors import SegmentError
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Triage, percent
 from segment.report.method_comparison import best_entry
-from segment.report.tables import ARROWS, arrow, entry_decimals, gained, heading, words
+from segment.report.tables import ARROWS, arrow, entry_decimals, gained, heading, units_of, words
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
 RANKING = ("error_auroc", "ause")
@@ -46,7 +46,7 @@ def score_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
         "passes",
         *(f"{TITLES.get(score, words(score))} {arrow(score)}" for score in (*SHOWN, *RANKING)),
     ]
-    title = f"{title}, with 95 % intervals over images"
+    title = f"{title}, with 95 % intervals over {units_of(scores)[1]}" if rows else title
     return [{"title": title, "text": [f"{BEST_MEASURE} {ARROWS}"], "columns": columns, "rows": rows}] if rows else []
 
 
@@ -59,7 +59,7 @@ def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
             for score, entry in gain["differences"].items()
             if entry.get("value") is not None and entry.get("low") is not None
         ]
-        title = f"{gain['method']} minus {gain['rival']}, paired over images"
+        title = f"{gain['method']} minus {gain['rival']}, image by image"
         columns = ["score", "difference", "95 %", "significant"]
         if rows:
             tables.append({"title": title, "text": [MEANING], "columns": columns, "rows": rows})

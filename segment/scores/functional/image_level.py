@@ -133,3 +133,26 @@ def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
     """
     known = ~(np.isnan(x) | np.isnan(y))
     return round(rank_correlation(x[known], y[known]), 12), int(known.sum())
+
+
+def spearman_replicates(x: Floats, y: Floats, weights: Floats) -> Floats:  # N, N, R N -> R
+    """Spearman's rank correlation with each image counted as often as a replicate says; nan where one side is constant.
+
+    >>> x, y = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
+    >>> spearman_replicates(x, y, np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]])).round(6).tolist()
+    [0.5, 1.0]
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    a, b = (_weighted_ranks(values, weights) for values in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may hold no image
+        a, b = (ranks - (weights * ranks).sum(axis=1, keepdims=True) / total for ranks in (a, b))
+        squares = (weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)
+        return np.where(squares > 0, (weights * a * b).sum(axis=1) / np.sqrt(squares), np.nan)
+
+
+def _weighted_ranks(values: Floats, weights: Floats) -> Floats:  # N, R N -> R N
+    order = np.argsort(values)
+    _, starts, place = np.unique(values[order], return_index=True, return_inverse=True)
+    place = place[np.argsort(order)]
+    of_value = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (of_value.cumsum(axis=1) - (of_value - 1) / 2)[:, place]  # ties share their mean rank
