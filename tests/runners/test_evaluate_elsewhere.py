@@ -91,11 +91,13 @@ def test_counts_of_methods_sent_through_pickles_are_those_of_one_process(
 ) -> None:
     validation = written(tmp_path / "validation", VALIDATION[:1])
     chosen = replace(QUICK.methods, methods=("mcbn", "mcbn+temperature", "dropout"))
-    plan = replace(QUICK, methods=chosen, batch=2)
+    groups = {source.id: f"patient {number // 2}" for number, source in enumerate(data.sources(network))}
+    plan = replace(QUICK, methods=chosen, batch=2, groups=groups)
     more: dict[str, Any] = {"banks": [bank], "plan": plan, "validation": validation}
     here = evaluate_into(network, data, tmp_path / "here", **more)
     there = evaluate_into(network, data, tmp_path / "there", **more, runner=Pickling(units=2))
     assert list(here.failed) == ["broken"]
+    assert here.scores["groups"] == there.scores["groups"] > 1
     same(numbers(there), numbers(here))
 
 
