@@ -7,12 +7,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from segment.errors import WrongUse, count_of, first_of
 from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
 
 BUILT_IN = ("folder", "sequence")
+
+
+class TableOfGroups(dict[str, str]):
+    """Id to group, with the name of the column that says so."""
+
+    def __init__(self, column: str, groups: Mapping[str, str]) -> None:
+        super().__init__(groups)
+        self.column = column
+
+
 Groups = str | Mapping[str, str] | None
 """Which images belong together: "folder" or "sequence", by their ids; a column of their list; or id to group."""
 FRAMES = 5
@@ -102,7 +113,7 @@ def groups_given(name: str | None, table: str | Path | None) -> Groups:
         return name
     if name is None:
         raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
-    return group_table(table, name)
+    return TableOfGroups(name, group_table(table, name))
 
 
 def groups_of(
@@ -143,6 +154,10 @@ def groups_of_sources(sources: Sequence[Source], groups: Groups) -> dict[str, st
     return groups_of([source.id for source in sources], groups, {source.id: source.more for source in sources})
 
 
-def setting_of(groups: Groups) -> dict[str, str]:
-    """How a run's settings name the groups; nothing for none."""
-    return {} if groups is None else {"groups": groups if isinstance(groups, str) else "a table"}
+def setting_of(groups: Groups) -> dict[str, Any]:
+    """How a run's settings name the groups, and whether a table does; nothing for none."""
+    if groups is None:
+        return {}
+    if isinstance(groups, str):
+        return {"groups": groups}
+    return {"groups": getattr(groups, "column", "group"), "groups_table": True}

@@ -17,8 +17,10 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimator import Estimator
 from segment.files.banks.bank_file import save_bank
-from segment.guarantees.groups import groups_given, groups_of
+from segment.guarantees.groups import TableOfGroups, groups_given, groups_of
+from segment.guarantees.triage import TriagePlan
 from segment.images.read import read_image, read_label
+from segment.jobs.decisions.compare import compare
 from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.from_python import evaluate
@@ -27,6 +29,7 @@ from segment.jobs.report import report
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.states import SweepPlan
+from segment.jobs.triage.calibration import calibrate_triage
 from segment.networks.load import Network
 from segment.scenes.scene import TEST
 
@@ -189,3 +192,36 @@ def test_groups_are_those_of_ids_a_table_or_a_list(tmp_path: Path) -> None:
         groups_of(ids, "site")
     with pytest.raises(WrongUse, match="needs --groups COLUMN"):
         groups_given(None, tmp_path / "groups.csv")
+
+
+def test_a_triage_and_a_comparison_take_the_groups_of_the_evaluation(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    patients = TableOfGroups("patient", PATIENTS)
+    run, other, apart = tmp_path / "run", tmp_path / "other", tmp_path / "apart"
+    for folder, groups, draws in ((run, patients, 4), (other, patients, 2), (apart, None, 4)):
+        plan = EvaluatePlan(methods=replace(QUICK, draws=draws), groups=groups)
+        evaluate_into(network, data, folder, banks=[bank], plan=plan)
+    assert (run / "groups.csv").read_text().splitlines()[:2] == ["id,group", f"s{TEST[0]},patient 0"]
+    asked = TriagePlan(max_error=0.3)
+    triage = calibrate_triage(run, asked)
+    assert (triage.reference.groups, triage.decisions["pixel"].groups) == ("patient", 4)
+    assert triage == calibrate_triage(run, asked, groups="patient")
+    table(tmp_path / "patients.csv", PATIENTS)
+    given = calibrate_triage(apart, asked, groups="patient", table=tmp_path / "patients.csv")
+    assert given.decisions == triage.decisions
+    with pytest.raises(WrongUse, match="19"):
+        calibrate_triage(run, TriagePlan(max_error=0.05))
+    assert compare(run, other).over == compare(run, other, groups="patient").over == "groups"
+    assert compare(run, other, groups="sequence").over == "groups"
+    assert compare(apart, apart, other_method="deterministic").over == "images"
+    with pytest.raises(WrongUse, match="'site' is neither"):
+        compare(run, other, groups="site")
+    others = tmp_path / "others"
+    evaluate_into(network, written(tmp_path / "more", TEST[:9]), others, banks=[bank], plan=EvaluatePlan(methods=QUICK))
+    notes = compare(run, others).notes
+    assert any("A was scored over groups (patient), and not all images of B are in them" in note for note in notes)
+    plain = EvaluatePlan(methods=QUICK)
+    (apart / "groups.csv").write_text("id,group\n")
+    evaluate_into(network, data, apart, banks=[bank], plan=replace(plain, methods=replace(QUICK, draws=4)), resume=True)
+    assert not (apart / "groups.csv").exists()

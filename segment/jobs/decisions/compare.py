@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import BY_GROUPS, groups_given, groups_of, numbered_warnings
+from segment.guarantees.groups import BY_GROUPS, numbered_warnings
 from segment.images.labels.scheme import are_given_names
 from segment.jobs.decisions.differences import other_labels, other_predictor
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -52,7 +52,8 @@ def compare(
         pair: Whether images with one id are compared with one another.
         known: Labelled runs under other shifts, on which the estimates of accuracy are checked.
         groups: "folder", "sequence" (an id without its number), or a column of `table`: differences are tested over
-            groups, each with the means over its images. None: over images.
+            groups, each with the means over its images. None: over the groups that A was scored over, where B's images
+            are in them too; else over images.
         table: A CSV with a column `id` and that of the groups.
 
     Returns:
@@ -68,7 +69,7 @@ def compare(
         a = run_table(Path(first), TUNED)
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
-    of_ids = groups_of(sorted({*a.rows, *b.rows}), groups_given(groups, table))
+    of_ids = a.run.asked_groups(sorted({*a.rows, *b.rows}), groups, table)
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair, groups=of_ids)
     notes = (
         *_of_banks(a, b),
@@ -78,7 +79,13 @@ def compare(
         *compared.notes,
     )
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
-    if of_ids is None:
+    if of_ids is None and a.run.groups is not None:
+        notes = (
+            *notes,
+            f"A was scored over groups ({a.run.settings['groups']}), and not all images of B are in them: "
+            "tests are over images. Give --groups.",
+        )
+    elif of_ids is None:
         notes = (*notes, *numbered_warnings(pairs, BY_GROUPS))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None

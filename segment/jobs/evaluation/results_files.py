@@ -28,6 +28,7 @@ from segment.jobs.evaluation.scoring import Scoring
 from segment.ranking.columns import ranks_none
 from segment.report.method_comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
+from segment.report.run_files.run_folder import GROUP, GROUPS
 from segment.runners.runner import Runner
 from segment.stores.requests import is_there
 
@@ -80,6 +81,11 @@ def write_results(
     ranking = rank_images(rows, validated, fails_below, scoring.groups)
     write_json(run.folder / RANKING, ranking)
     write_text(run.folder / PER_IMAGE, per_image(rows))
+    if scoring.groups is None:
+        run.discard(GROUPS)
+    else:
+        of_images = [{"id": id, GROUP: scoring.groups[id]} for id in sorted(scoring.done)]
+        write_text(run.folder / GROUPS, csv_text(("id", GROUP), of_images))
     annotators = annotator_scores(scoring.boards, scoring.further, scoring.pixels) if scoring.further else {}
     if annotators:
         write_json(run.folder / ANNOTATORS, annotators)

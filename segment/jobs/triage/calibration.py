@@ -12,7 +12,7 @@ from segment.files.runs.computation import kept_probe
 from segment.files.runs.image_counts import read_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import NUMBERED, frames, groups_given, groups_of, sequence_text
+from segment.guarantees.groups import NUMBERED, frames, sequence_text
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit, percent
 from segment.images.find import in_text
 from segment.jobs.evaluation.combinations import TUNED, combination
@@ -103,7 +103,8 @@ def calibrate_triage(
         folder: what `segment evaluate` wrote for images that trained nothing
         plan: what is asked; None: an expected loss of at most 2 % of the pixels
         method: whose uncertainty ranks; None: tuned where it was scored, else mcbn, else the first
-        groups: "folder", "sequence" (an id without its number), or a column of `table`; None: images are independent
+        groups: "folder", "sequence" (an id without its number), or a column of `table`; None: those that the evaluation
+            was over, and without any images are independent
         table: a CSV with a column `id` and that of the groups
 
     Returns:
@@ -127,7 +128,11 @@ def calibrate_triage(
             "which adds that."
         )
     ids = scores.counts[chosen].ids
-    images = scores.images_of(chosen, groups_of(ids, groups_given(groups, table)))
+    of_ids = scores.run.asked_groups(ids, groups, table)
+    own = scores.run.settings.get("groups") if of_ids is not None else None
+    groups = groups or own
+    by_table = table is not None or (groups == own and "groups_table" in scores.run.settings)
+    images = scores.images_of(chosen, of_ids)
     units: tuple[Unit, ...] = (plan.unit,) if plan.unit == "image" else (plan.unit, "image")
     decisions: dict[str, Decision] = {unit: calibrate_unit(images, plan, unit) for unit in units}
     decision = decisions[plan.unit]
@@ -142,7 +147,7 @@ def calibrate_triage(
     return Triage(
         plan=plan,
         decisions=decisions,
-        reference=reference_of(images, groups or "", table=table is not None),
+        reference=reference_of(images, groups or "", table=by_table),
         source=source,
         sets=None if plan.coverage is None else calibrate_sets(images, plan),
         warnings=tuple(warnings),

@@ -6,7 +6,7 @@ Of `segment predict`, `evaluate` and `sweep`; writes nothing. Must not know an i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,17 @@ from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
+from segment.guarantees.groups import groups_given, groups_of
 from segment.images.find import in_text
+from segment.images.listing.groups import group_table
 from segment.images.listing.parts import Listing
 from segment.report.run_files.score_shapes import Comparisons, Scores, checked
 from segment.stores.copies import folder_here
 from segment.stores.urls import url_of
 
 PER_IMAGE = "per_image.csv"
+GROUPS, GROUP = "groups.csv", "group"
+"""The file of an evaluation over groups, and its column beside the id."""
 AGAIN = "Run the evaluation again."
 SECTIONS = ("settings", "plan", "fingerprints", "calibrations", "colours")
 """Sections of run.json that are read here, each with names of its own."""
@@ -145,6 +149,32 @@ class RunFolder:
         """The rows of per_image.csv, one for each image and method; empty for a run of `predict`."""
         path = self.folder / PER_IMAGE
         return tuple(read_csv(path, advice=AGAIN)) if os.path.lexists(path) else ()
+
+    @cached_property
+    def groups(self) -> dict[str, str] | None:
+        """Id -> group, where it was scored over groups of images."""
+        path = self.folder / GROUPS
+        return group_table(path, GROUP) if "groups" in self.settings and os.path.lexists(path) else None
+
+    def asked_groups(self, ids: Iterable[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
+        """The groups of images that are asked for, else those that the run was scored over.
+
+        Args:
+            ids: Of the images.
+            name: As `--groups`.
+            table: As `--groups-table`.
+
+        Returns:
+            Id to group; None: nobody asked for groups, and the run has none, or not for every one of the images.
+
+        Raises:
+            WrongUse: As `groups_of`.
+
+        """
+        ids, own = list(ids), self.groups
+        if table is None and own is not None and name in (None, self.settings["groups"]) and own.keys() >= set(ids):
+            return {identity: own[identity] for identity in ids}
+        return groups_of(ids, groups_given(name, table))
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Mapping[str, str]]]:
