@@ -122,20 +122,29 @@ def distilled(results: Sequence[Mapping[str, Any]]) -> Lines:
 
     The error of T plain draws falls as 1 / sqrt(T), from the largest T that was measured.
     """
+    plain: dict[str, dict[int, float]] = {}
+    for result in results:
+        of_network = plain.setdefault(NAMES[result["settings"]["model"]], {})
+        of_network |= {
+            int(name.split()[3].rstrip(",")): error
+            for name, error in result["errors"].items()
+            if name.startswith("plain")
+        }
     rows: list[list[str]] = []
     for result in results:
         errors, settings = result["errors"], result["settings"]
-        plain = {int(name.split()[3].rstrip(",")): error for name, error in errors.items() if name.startswith("plain")}
-        most, views = max(plain), settings.get("views_from", "None")
+        views = settings.get("views_from", "None")
         views = f"{settings['views']} of {'training' if views == 'None' else 'other test'} images"
         network = NAMES[settings["model"]]
         rows += [
-            [network, f"{draws} plain", str(draws), "", f"{error:.3f}", f"{draws}"] for draws, error in plain.items()
+            [network, f"{draws} plain", str(draws), "", f"{error:.3f}", f"{draws}"]
+            for draws, error in sorted(plain[network].items())
         ]
+        most = max(plain[network])
         for name, error in errors.items():
             draws = name.removeprefix("distilled, K = ")
             if draws.isdecimal():
-                worth, held_out = most * (plain[most] / error) ** 2, errors[f"{name}, on held-out views"]
+                worth, held_out = most * (plain[network][most] / error) ** 2, errors[f"{name}, on held-out views"]
                 rows.append(
                     [network, f"{draws} distilled", draws, f"{views}: {held_out:.3f}", f"{error:.3f}", f"{worth:.0f}"]
                 )
@@ -178,3 +187,15 @@ def beside_others(result: Mapping[str, Any]) -> Lines:
     reference = next(name for name, ratio in result["ratios"].items() if ratio == 1)
     rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
     return markdown(("implementation", "median, s", f"over {reference}"), rows, right=[False, True, True])
+
+
+def as_good(result: Mapping[str, Any]) -> Lines:
+    """A row an implementation: seconds an image, over those of distilled draws, and the error of its variance maps."""
+    distilled = next(name for name, ratio in result["ratios"].items() if ratio == 1)
+    rows = [
+        [name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}", f"{result['errors'][name]:.3f}"]
+        for name, seconds in result["median"].items()
+    ]
+    columns = ("implementation", "median of an image, s", f"over {distilled}", "relative L1 error")
+    words = f"{result['images']} test images, each once after a first one to warm up."
+    return [words, "", *markdown(columns, rows, right=[False, True, True, True])]

@@ -15,7 +15,7 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -79,11 +79,17 @@ def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path)
 
 
 def error(estimate: Moments, reference: Moments) -> float:
-    """Relative L1 error of the variance map: sum |v - v_ref| / sum v_ref over all pixels, v the mean over classes."""
-    off = sum(
-        float((v.mean(dim=0) - w.mean(dim=0)).abs().sum()) for (_, v), (_, w) in zip(estimate, reference, strict=True)
-    )
-    return off / sum(float(w.mean(dim=0).sum()) for _, w in reference)
+    """Relative L1 error of the variance maps, each the mean over classes."""
+    of_maps = [(v.mean(dim=0), w.mean(dim=0)) for (_, v), (_, w) in zip(estimate, reference, strict=True)]
+    return relative_l1(*zip(*of_maps, strict=True))
+
+
+def relative_l1(maps: Iterable[Tensor], references: Iterable[Tensor]) -> float:
+    """Over all pixels of all maps: sum |v - v_ref| / sum v_ref."""
+    off, whole = 0.0, 0.0
+    for own, reference in zip(maps, references, strict=True):
+        off, whole = off + float((own - reference).abs().sum()), whole + float(reference.sum())
+    return off / whole
 
 
 def merge_halves(first: Moments, second: Moments) -> Moments:

@@ -1,8 +1,7 @@
 """Seconds of T passes of smp.Unet resnet34 over a 384x480 image: segment, torch-uncertainty 0.13.0, deterministic.
 
-Each contender lives in a process of its own, set up as its users would have it; they take turns, round after round, so
-that a busy moment of the machine hits all of them. Ratios are of the medians. Weights are random: time only. Contenders
-in bf16 run where the processor has instructions for it, and those in fp32 as rivals where it has none.
+Each contender is set up as its users would have it; they take turns. Ratios are of the medians. Weights are random:
+time only. Contenders in bf16 run where the processor has instructions for it, rivals in fp32 where it has none.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ import itertools
 import json
 import logging
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +20,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from benchmarks.turns import answer_lines, take_turns
 from segment.batch_norm.layers import survey
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
@@ -38,6 +36,11 @@ MEASURES = ("variance", "predictive_entropy", "mutual_information")
 Run = Callable[[], object]
 
 
+def rival(network: nn.Module, image: Tensor, draws: int, *, tuned: bool = False) -> Run:
+    maps = torch_uncertainty(network, _batches(draws), tuned=tuned)
+    return lambda: maps(image)
+
+
 def ours(network: nn.Module, image: Tensor, draws: int, precision: Precision, layers: str = "*") -> Run:
     keep_freed_pages()  # as the command and segment.MCBN do
     drawn = survey(network, network, image[..., :128, :128]).select([layers])
@@ -46,25 +49,28 @@ def ours(network: nn.Module, image: Tensor, draws: int, precision: Precision, la
     return lambda: estimate(method, image, head="softmax", measures=MEASURES)
 
 
-def torch_uncertainty(network: nn.Module, image: Tensor, draws: int, *, tuned: bool) -> Run:
+def torch_uncertainty(
+    network: nn.Module, batches: Sequence[Tensor], *, tuned: bool
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """From an image to its maps of MEASURES. batches: of training images (M 3 H W), one a draw."""
     from torch_uncertainty.post_processing import MCBatchNorm
 
-    wrapped = MCBatchNorm(network, num_estimators=draws, convert=True, mc_batch_size=M)
-    images = torch.cat(_batches(draws))
+    size = len(batches[0])
+    wrapped = MCBatchNorm(network, num_estimators=len(batches), convert=True, mc_batch_size=size)
+    images = torch.cat(list(batches))
     data = torch.utils.data.TensorDataset(images, torch.zeros(len(images)))
-    wrapped.fit(torch.utils.data.DataLoader(data, batch_size=M))
+    wrapped.fit(torch.utils.data.DataLoader(data, batch_size=size))
     wrapped.eval()
-    shown = image.to(memory_format=torch.channels_last) if tuned else image
 
-    def run() -> tuple[Tensor, ...]:
+    def maps(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        image = image.to(memory_format=torch.channels_last) if tuned else image
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-            logits = wrapped(shown)
-            p = logits.float().softmax(dim=1)
+            p = wrapped(image).float().softmax(dim=1)
             mean = p.mean(dim=0)
             predictive = torch.special.entr(mean).sum(dim=0)
             return p.var(dim=0).mean(dim=0), predictive, predictive - torch.special.entr(p).sum(dim=1).mean(dim=0)
 
-    return run
+    return maps
 
 
 def deterministic(
@@ -109,7 +115,7 @@ def _batches(draws: int) -> list[Tensor]:
 BF16, FP32 = torch.bfloat16, torch.float32
 WITH_BF16: dict[str, Callable[[nn.Module, Tensor], Run]] = {
     "segment, bf16": lambda n, x: ours(n, x, 16, "bf16"),
-    "torch-uncertainty, bf16, channels_last": lambda n, x: torch_uncertainty(n, x, 16, tuned=True),
+    "torch-uncertainty, bf16, channels_last": lambda n, x: rival(n, x, 16, tuned=True),
     "16 deterministic, fused, bf16": lambda n, x: deterministic(n, x, 16, BF16),
     "16 deterministic, fused, bf16, freed pages kept": lambda n, x: deterministic(n, x, 16, BF16, pages=True),
     "16 deterministic, compiled, bf16": lambda n, x: deterministic(n, x, 16, BF16, pages=True, compiled=True),
@@ -124,8 +130,8 @@ WITHOUT_BF16: dict[str, Callable[[nn.Module, Tensor], Run]] = {
 }
 CONTENDERS: dict[str, Callable[[nn.Module, Tensor], Run]] = {
     "segment, fp32": lambda n, x: ours(n, x, 16, "fp32"),
-    "torch-uncertainty, as documented": lambda n, x: torch_uncertainty(n, x, 16, tuned=False),
-    "torch-uncertainty, as documented, 64 draws": lambda n, x: torch_uncertainty(n, x, 64, tuned=False),
+    "torch-uncertainty, as documented": lambda n, x: rival(n, x, 16),
+    "torch-uncertainty, as documented, 64 draws": lambda n, x: rival(n, x, 64),
     **(WITH_BF16 if has_bfloat16() else WITHOUT_BF16),
 }
 
@@ -134,49 +140,16 @@ REFERENCE = "segment, bf16" if has_bfloat16() else "segment, fp32"
 
 
 def contend(name: str) -> None:
-    """One contender: after each line on stdin, one run; its seconds go to stdout."""
+    """One contender, in a process of its own."""
     torch.set_num_threads(THREADS)
     network = smp.Unet("resnet34", encoder_weights=None, classes=CLASSES).eval()
-    run = CONTENDERS[name](network, torch.rand(1, 3, *SIZE))
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        sys.stdout.write(f"{time.perf_counter() - start}\n")
-        sys.stdout.flush()
-
-
-def _one_run(process: subprocess.Popen[str]) -> str:
-    """The line with the seconds of one more run; empty where the process has ended."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        return ""
-    return process.stdout.readline()
+    answer_lines(CONTENDERS[name](network, torch.rand(1, 3, *SIZE)))
 
 
 def main(out: Path, rounds: int = 7) -> None:
-    command = [sys.executable, "-m", "benchmarks.passes"]
-    running: dict[str, subprocess.Popen[str]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for number in range(rounds + 1):
-        for name in list(running if number else CONTENDERS):
-            if not number:  # set up one after the other: all at once, their threads block one another
-                running[name] = subprocess.Popen(
-                    [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            process = running[name]
-            line = _one_run(process)
-            if not line:
-                sys.stderr.write(
-                    f"{name} did not run (exit code {process.wait()}); torch-uncertainty is in 'mcbn-segment[bench]'.\n"
-                )
-                del running[name]
-            elif number:  # the first round warms up
-                seconds[name].append(float(line))
-    median = {name: statistics.median(seconds[name]) for name in running}
+    commands = {name: [sys.executable, "-m", "benchmarks.passes", name] for name in CONTENDERS}
+    seconds = take_turns(commands, rounds)
+    median = {name: statistics.median(each) for name, each in seconds.items()}
     if REFERENCE not in median:
         raise SystemExit(f"{REFERENCE!r} did not run, so there are no ratios.")
     reference = median[REFERENCE]
@@ -186,8 +159,6 @@ def main(out: Path, rounds: int = 7) -> None:
     out.mkdir(parents=True, exist_ok=True)
     ratios = {name: value / reference for name, value in median.items()}
     (out / "passes.json").write_text(json.dumps({"seconds": seconds, "median": median, "ratios": ratios}, indent=2))
-    for process in running.values():
-        process.communicate()
 
 
 if __name__ == "__main__":

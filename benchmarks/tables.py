@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import sizing_tables
-from benchmarks.cost_tables import beside_others, curves_table, distilled, picture, trained_heads
+from benchmarks.cost_tables import as_good, beside_others, curves_table, distilled, picture, trained_heads
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
@@ -191,6 +191,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.enet": partial(curves, "sweep_enet"),
     "distilled": lambda: [*distilled([measured(name)["result"] for name in DISTILLED]), "", made(*DISTILLED)],
     "heads": lambda: [*trained_heads([measured(name)["result"] for name in HEADS]), "", made(*HEADS)],
+    "equal_quality": lambda: [*as_good(measured("equal_quality")["result"]), "", made("equal_quality")],
     "passes": lambda: [*beside_others(measured("passes")["result"]), "", made("passes")],
     "curves.cifar": partial(curves, "sweep_cifar"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
