@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -18,9 +19,17 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
 
 
+def _write_any_character() -> None:
+    """A character that the output's encoding lacks, as an arrow in cp1252, is written as its code and ends no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """The `segment` command."""
     _open_streams()
+    _write_any_character()
     try:
         from segment.cli.app import run
     except KeyboardInterrupt:  # pressed before there is anything that could say so

@@ -5,8 +5,8 @@ Must not know a network, a card or a file: labels and colours in, a picture out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,18 @@ NO_CLASS: tuple[RGB, ...] = ((128, 128, 128), (225, 225, 225), (255, 255, 255), 
 """Colours of a pixel that no class claims, the usual one first."""
 WRONG: RGB = (213, 94, 0)
 """The colour of pixels whose class is wrong, as in the HTML report."""
+UNTRUSTED: RGB = (0, 229, 255)
+"""The colour that outlines untrusted pixels in the HTML report."""
 APART = 60
 """Steps of a channel that such a colour differs from every class."""
 
 GRID = 24
 """Levels a channel of the colours that are candidates."""
+SAFE = 8
+"""Class colours that are far apart to eyes with a deficiency of colour vision too."""
+PROTAN = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+DEUTAN = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+"""Linear light as seen without red or green cones (Machado, Oliveira & Fernandes 2009, severity 1)."""
 
 
 def no_class_colour(palette: Picture) -> RGB:  # K 3
@@ -81,8 +88,15 @@ def oklab(colours: NDArray[np.integer]) -> NDArray[np.float64]:  # ... 3 -> ... 
 
     Source: Björn Ottosson, "A perceptual color space for image processing", 2020; its published matrices.
     """
+    return _oklab_of_linear(_linear(colours))
+
+
+def _linear(colours: NDArray[np.integer]) -> NDArray[np.float64]:  # ... 3, 0..255 -> ... 3, 0..1
     srgb = np.asarray(colours, np.float64) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def _oklab_of_linear(linear: NDArray[np.float64]) -> NDArray[np.float64]:  # ... 3 -> ... 3
     cones = linear @ np.array(
         [
             [0.4122214708, 0.2119034982, 0.0883024619],
@@ -99,11 +113,21 @@ def oklab(colours: NDArray[np.integer]) -> NDArray[np.float64]:  # ... 3 -> ... 
     )
 
 
+def seen_with(colours: NDArray[np.integer], deficiency: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Colours (... 3, 0..255) as an eye with a deficiency of colour vision sees them, in OKLab.
+
+    deficiency: its matrix over linear light, as PROTAN
+    """
+    linear = np.clip(_linear(colours) @ np.array(deficiency).T, 0, 1)
+    return _oklab_of_linear(linear)
+
+
 @lru_cache(maxsize=8)
 def _spread(classes: int) -> Picture:  # -> K 3
-    """Colours chosen in order, each the farthest in OKLab from those before it and from black, white and grey.
+    """Colours chosen in order, each the farthest in OKLab from those before it and from those that mean something else.
 
-    A shorter palette is therefore the beginning of every longer one.
+    A shorter palette is therefore the beginning of every longer one. The first SAFE are also far apart to eyes with a
+    deficiency of colour vision; of more colours most would be too near one another to all eyes.
     """
     levels = np.linspace(0, 255, GRID).round().astype(np.int64)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -112,13 +136,24 @@ def _spread(classes: int) -> Picture:  # -> K 3
     moderate = (
         (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.2)
     )  # neither too dark, too bright, too grey nor too saturated
-    colours, places = colours[moderate], places[moderate]
-    distance = np.full(len(colours), np.inf)
-    for taken in oklab(np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128]])):
-        distance = np.minimum(distance, np.linalg.norm(places - taken, axis=1))
-    nearest_blue = int(np.linalg.norm(places - oklab(np.array([60, 120, 216])), axis=1).argmin())
-    chosen = [nearest_blue]
+    colours = colours[moderate]
+    eyes: tuple[Callable[[NDArray[np.integer]], NDArray[np.float64]], ...] = (
+        oklab,
+        *(partial(seen_with, deficiency=deficiency) for deficiency in (PROTAN, DEUTAN)),
+    )
+    seen = [eye(colours) for eye in eyes]
+    others = np.array([(0, 0, 0), (255, 255, 255), (128, 128, 128), WRONG, UNTRUSTED])
+    distances = [
+        np.linalg.norm(own[:, None] - eye(others)[None], axis=-1).min(axis=1)
+        for own, eye in zip(seen, eyes, strict=True)
+    ]
+    chosen = [int(np.linalg.norm(seen[0] - oklab(np.array([60, 120, 216])), axis=1).argmin())]  # a blue
     while len(chosen) < classes:
-        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
-        chosen.append(int(distance.argmax()))
+        distances = [
+            np.minimum(distance, np.linalg.norm(own - own[chosen[-1]], axis=1))
+            for distance, own in zip(distances, seen, strict=True)
+        ]
+        normal, *deficient = distances
+        weight = 2 if len(chosen) < SAFE else 5
+        chosen.append(int(np.minimum(normal, weight * np.minimum(*deficient)).argmax()))
     return colours[chosen].astype(np.uint8)

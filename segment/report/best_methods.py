@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from segment.report.method_comparison import BEST, COMMON, Comparison, Gain, counted
-from segment.report.tables import arrow, few, gained, number, signed, verdict, words
+from segment.report.tables import arrow, difference_decimals, few, gained, number, signed, verdict, words
 from segment.scores.board import Over
 from segment.significance.corrections import SIGNIFICANT
 from segment.significance.paired import FEW, LEAST, seen_by_t_test
@@ -82,12 +82,13 @@ def _by_method(scores: Mapping[str, Sequence[str]]) -> str:
 
 
 def _short(score: str) -> str:
-    """A score in words, without the measure that ranks.
+    """A score in words, with the measure that ranks.
 
     >>> _short("ause.predictive_entropy"), _short("error_auroc of the best measure"), _short("nll")
-    ('AUSE', 'error AUROC', 'NLL')
+    ('AUSE by predictive entropy', 'error AUROC by the best measure', 'NLL')
     """
-    return words(score.removesuffix(BEST).removesuffix(f".{COMMON}"))
+    name, _, measure = words(score).partition(", ")
+    return f"{name} by {'the ' * measure.startswith('best')}{measure}" if measure else name
 
 
 def _gain(gain: Gain) -> str:
@@ -119,7 +120,7 @@ def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
                 number(comparison.entries[method]),
             ]
         entry = comparison.differences[following]
-        rows.append([*row, number(entry, 4), verdict(entry)])
+        rows.append([*row, number(entry, 4, difference_decimals), verdict(entry)])
     return rows
 
 

@@ -59,10 +59,27 @@ def entry_decimals(entry: Mapping[str, Any], least: int = 3) -> int:
     return wanted if entry.get("low") is None else min(wanted, decimals(entry["high"] - entry["low"], least))
 
 
-def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+def difference_decimals(entry: Mapping[str, Any], least: int = 3) -> int:
+    """Decimals of a difference, as of a score; but no end of an interval without 0 is written as 0.
+
+    >>> difference_decimals({"value": -0.0019, "low": -0.0037, "high": -0.000027})
+    5
+    """
+    wanted, low, high = entry_decimals(entry, least), entry.get("low"), entry.get("high")
+    if low is None or high is None or low * high <= 0:
+        return wanted
+    nearest = min(abs(low), abs(high))
+    return wanted if round(nearest, wanted) else min(MOST, -math.floor(math.log10(nearest)))
+
+
+def number(
+    entry: Mapping[str, Any] | None,
+    digits: int = 3,
+    decimals_of: Callable[[Mapping[str, Any], int], int] = entry_decimals,
+) -> str:
     """A score with its interval, and the spread over banks where there are several.
 
-    digits: decimals at the least; `entry_decimals` says when there are more
+    digits: decimals at the least; decimals_of: when there are more, as `difference_decimals` of a difference
 
     >>> number({"value": 0.5123, "low": 0.5, "high": 0.53}), number({"value": None})
     ('0.512 (0.500..0.530)', '–')
@@ -71,7 +88,7 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """
     if entry is None or entry["value"] is None:
         return "–"
-    digits = entry_decimals(entry, digits)
+    digits = decimals_of(entry, digits)
     text = f"{entry['value']:z.{digits}f}"
     if entry.get("low") is not None:
         text += f" ({entry['low']:z.{digits}f}..{entry['high']:z.{digits}f})"
@@ -264,7 +281,7 @@ def signed(entry: Mapping[str, Any]) -> str:
     >>> signed({"value": -0.0001, "low": -0.008, "high": 0.008})
     '0.000 (-0.008..0.008)'
     """
-    text = number(entry)
+    text = number(entry, decimals_of=difference_decimals)
     zero = text == "–" or not float(text.split()[0])
     return text if text.startswith("-") or zero else f"+{text}"
 
@@ -276,6 +293,8 @@ def verdict(entry: Mapping[str, Any]) -> str:
     ('significant', 'not significant: the interval includes 0')
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "holm_p": 0.2})
     "not significant after Holm's correction"
+    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": 0.075, "holm_p": 0.2})
+    'not significant: p = 0.075'
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": None, "holm_p": None})
     'not significant: too few to test'
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "bank_sd": 0.2})
@@ -287,6 +306,8 @@ def verdict(entry: Mapping[str, Any]) -> str:
         return f"{NOT_SIGNIFICANT}: too few to test"
     if entry["low"] <= 0 <= entry["high"]:
         return f"{NOT_SIGNIFICANT}: the interval includes 0"
+    if (p := entry.get("p")) is not None and p > LEVEL:
+        return f"{NOT_SIGNIFICANT}: p = {p:.2g}"
     if entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
         return f"{NOT_SIGNIFICANT} after Holm's correction"
     if entry.get("bank_sd") is not None and abs(entry["value"]) <= 2 * entry["bank_sd"]:

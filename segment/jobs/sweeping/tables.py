@@ -48,7 +48,7 @@ MOST = 10
 """Settings of a condition in the terminal, beside the deterministic one."""
 
 SCORES = ("nll", "miou", "ece", "error_auroc.predictive_entropy")
-COLUMNS = ("setting", "shift", "s/image", *map(heading, (*SCORES[:3], "error_auroc")))
+COLUMNS = ("setting", "shift", "s/image", *map(heading, SCORES))
 
 
 def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[int]]:

@@ -15,7 +15,7 @@ from segment.errors import SegmentError
 from segment.guarantees.sentences import sentences
 from segment.guarantees.triage import Triage, percent
 from segment.report.method_comparison import best_entry
-from segment.report.tables import ARROWS, arrow, entry_decimals, gained, heading, units_of, words
+from segment.report.tables import ARROWS, arrow, difference_decimals, entry_decimals, gained, heading, units_of, words
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
 RANKING = ("error_auroc", "ause")
@@ -72,7 +72,7 @@ def signed_with_interval(entry: Mapping[str, Any]) -> tuple[str, str]:
     >>> signed_with_interval({"value": -0.00043, "low": -0.0006, "high": -0.0002})
     ('-0.00043', '-0.00060 to -0.00020')
     """
-    digits = entry_decimals(entry, 4)
+    digits = difference_decimals(entry, 4)
     value, low, high = (f"{entry[key]:+z.{digits}f}" for key in ("value", "low", "high"))
     return value, f"{low} to {high}"
 
