@@ -38,6 +38,8 @@ OPACITY = 0.85
 
 FULL_FROM = 0.2
 
+STRIPE, EVERY_STRIPE = 2, 8
+"""Pixels of a dark stripe where nothing is scored, and from one to the next."""
 PALE = 0.43
 """Share of white in the image behind wrong pixels."""
 
@@ -127,7 +129,9 @@ def errors_overlay(
     *,
     no_class: RGB,
 ) -> Picture:  # H W 3
-    """The image in pale greys, WRONG where its mask is wrong, and `no_class` where no label says.
+    """The image in pale greys, WRONG where its mask is wrong, and `no_class` with dark stripes where no label says.
+
+    The stripes tell what is not scored from a right pixel of the same grey.
 
     wrong, unknown: shares of a pixel, 0..1
 
@@ -138,8 +142,11 @@ def errors_overlay(
     _check(image, (wrong.shape[0], wrong.shape[1]))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     picture = grey + PALE * (255 - grey) + np.zeros(3, np.float32)
-    for share, colour in ((unknown, no_class), (wrong, WRONG)):
-        picture += np.asarray(share, np.float32)[..., None] * (np.array(colour, np.float32) - picture)
+    down, across = np.ogrid[: wrong.shape[0], : wrong.shape[1]]
+    striped = ((down + across) % EVERY_STRIPE < STRIPE)[..., None]
+    not_scored = np.where(striped, 0.4 * np.array(no_class, np.float32), np.array(no_class, np.float32))
+    for share, colour in ((unknown, not_scored), (wrong, np.array(WRONG, np.float32))):
+        picture += np.asarray(share, np.float32)[..., None] * (colour - picture)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
