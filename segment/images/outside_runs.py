@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from segment.errors import WrongUse
 from segment.images.find import Source, find_images
+from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.on_store import above_glob
 from segment.images.listing.parts import Listing
-from segment.stores.requests import files_below
+from segment.stores.requests import files_below, matching
 from segment.stores.urls import is_url, url_of
 
 log = logging.getLogger(__name__)
@@ -26,20 +27,24 @@ MANIFEST, RECORD = "manifest.jsonl", "run.json"
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None, *, warn: bool = True) -> tuple[Source, ...]:
-    """The images of a SRC, less the pictures of runs in a folder's sub-folders; a warning counts the files.
+    """The images of a SRC, less the pictures of runs below a folder or glob; a warning counts the files.
 
     Region masks that a list names are reported as well, and an axis that DICOM files are not cut along.
     warn: False where the same SRC is listed once more
     Errors: WrongUse where nothing is left.
     """
-    listing, top = listing or Listing(), Path(source)
+    listing = listing or Listing()
     images = find_images(source, listing)
     if warn:
         _note_masks(images, source)
         _warn_of_axis(images, listing)
-    if not (is_url(top) or top.is_dir()):
+    top, paths = Path(source), [image.path for image in images]
+    if paths and top in paths[0].parents:
+        outside = set(paths_outside_runs(paths, top))
+    elif glob.has_magic(str(source)) and top not in paths and top.suffix.lower() not in LIST_SUFFIXES:
+        outside = set(paths_outside_runs(paths, above_glob(top), top))
+    else:  # a list or a file, which names its images
         return images
-    outside = set(paths_outside_runs([image.path for image in images], top))
     kept = tuple(image for image in images if image.path in outside)
     if warn and len(kept) < len(images):
         left_out = len({image.path for image in images} - outside)
@@ -92,16 +97,27 @@ def _warn_of_axis(images: Sequence[Source], listing: Listing) -> None:
         )
 
 
-def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
-    """The paths without files of runs, whether these lie below `top` or in a folder that a link leads to."""
+def paths_outside_runs(paths: Sequence[Path], top: Path, pattern: Path | None = None) -> list[Path]:
+    """The paths without files of runs, whether these lie below `top` or in a folder that a link leads to.
+
+    pattern: the glob that matched the paths, if one did; `top` is what stands before its first part that matches names
+    """
     folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
     folders = frozenset[Path]().union(*folders_of.values())
     if is_url(top):
-        there = files_below(top)
+        there = _of_runs_on_store(top, pattern)
         runs = {folder for folder in folders if folder / MANIFEST in there and folder / RECORD in there}
     else:
         runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
     return [path for path in paths if runs.isdisjoint(folders_of[path.parent])]
+
+
+def _of_runs_on_store(top: Path, pattern: Path | None) -> Collection[Path]:
+    """Files, with those of runs among them: all below a folder, or those of runs in folders that a glob matches."""
+    if pattern is None:
+        return files_below(top)
+    above = [Path(*pattern.parts[:number]) for number in range(len(top.parts) + 1, len(pattern.parts))]
+    return {path for folder in above for name in (MANIFEST, RECORD) for path in matching(folder / name)}
 
 
 def _folders_of(folder: Path, top: Path) -> frozenset[Path]:

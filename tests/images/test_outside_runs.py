@@ -32,6 +32,7 @@ from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import SweepPlan
 from segment.networks.load import Network
 from segment.scenes.scene import TEST, scene
+from segment.stores.requests import put
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_an_axis_that_dicom_slices_are_not_cut_along_is_warned_of_once(
 LISTED: dict[str, Callable[[Network, Labels], Any]] = {
     "fit, distill, sweep --train, tune --train": lambda network, labels: ImagePool(network, labels.images).sources,
     "fit of several folders": lambda network, labels: ImagePool(network, [labels.images]).sources,
+    "fit of a glob": lambda network, labels: ImagePool(network, f"{labels.images}/**/*.png").sources,
     "evaluate, sweep, tune": lambda network, labels: labels.sources(network),
     "doctor": lambda network, labels: compare_passes(network, labels.images).images,
 }
@@ -102,10 +104,22 @@ def test_a_sweep_is_of_the_same_images_after_a_run_was_made_among_them(network: 
 
 def test_a_run_itself_is_a_folder_of_images_and_one_of_runs_alone_is_refused(labels: Labels) -> None:
     run = Path(labels.images) / "run"
-    assert len(images_outside_runs(run)) == 1
+    for pictures in (run, f"{run}/*/*.png", run / "a" / "overlay.png"):
+        assert len(images_outside_runs(pictures)) == 1
     shutil.copytree(run, run.parent.parent / "runs" / "run")
-    with pytest.raises(WrongUse, match="holds the pictures of runs and no other image"):
-        images_outside_runs(run.parent.parent / "runs")
+    for pictures in (run.parent.parent / "runs", f"{run.parent.parent}/runs/*/*/*.png"):
+        with pytest.raises(WrongUse, match="holds the pictures of runs and no other image"):
+            images_outside_runs(pictures)
+
+
+@pytest.mark.parametrize(
+    ("source", "images"), [("", 2), ("/**/*.png", 2), ("/*/*/*/*.png", 1), ("/day/run/*/*.png", 1)]
+)
+def test_the_pictures_of_a_run_on_a_store_are_no_images(labels: Labels, source: str, images: int) -> None:
+    names = ("day/a.png", "day/one/two/b.png", "day/run/a/overlay.png", "day/run/manifest.jsonl", "day/run/run.json")
+    top, some = Path("memory://outside_runs"), next(Path(labels.images).glob("*.png"))
+    put([(some, top / name) for name in names])
+    assert len(images_outside_runs(f"memory://outside_runs{source}")) == images
 
 
 def bank_of(network: Network) -> Bank:
