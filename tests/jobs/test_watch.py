@@ -201,6 +201,16 @@ def test_files_that_still_grow_when_the_watch_ends_are_left_with_a_warning(
     assert ("half" in seen) != ("1 files" in caplog.text)
 
 
+def test_a_file_is_given_again_when_one_of_its_size_and_time_replaces_it(tmp_path: Path) -> None:
+    inbox, stop = photographs(tmp_path / "inbox", 1, 8, 8), tmp_path / STOP
+    looks = arrivals(inbox, stop, WatchPlan(every=EVERY))
+    assert [source.id for source in next(looks)] == ["000"]
+    shutil.copy2(inbox / "000.png", tmp_path / "other.png")
+    (tmp_path / "other.png").replace(inbox / "000.png")
+    stop.touch()
+    assert [source.id for arrived in looks for source in arrived] == ["000"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
 def test_what_is_no_file_is_given_to_fail_by_its_name_and_empty_files_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
@@ -17,6 +16,7 @@ from stat import S_ISREG
 from segment.errors import WrongUse
 from segment.files.runs.places import STOP
 from segment.files.runs.run import Run
+from segment.images.contents.states import FileState, state_in, state_of
 from segment.images.find import Source, images_among
 from segment.images.formats.belonging import may_belong
 from segment.images.listing.folders import image_files
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 EVERY = 1.0
 """Seconds between two looks at a folder."""
 
-Signature = tuple[tuple[str, int, int], ...]
-"""Name of a file, its bytes, and when it was changed last, ns; the same of the files beside it that belong to it."""
+Signature = tuple[tuple[str, FileState | None], ...]
+"""Name and state of a file, None where it cannot be asked; the same of the files beside it that belong to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchPlan:
-    """How a folder is watched. A file is whole when two looks see the same size and time of change.
+    """How a folder is watched. A file is whole when two looks see the same state.
 
     every: seconds between two looks; listing: which frames and slices of its files are taken
     """
@@ -95,19 +95,10 @@ def _signatures(folder: Path) -> dict[Path, Signature]:
         except FileNotFoundError:  # renamed or taken away in this moment
             continue
         except OSError:  # it fails by its name
-            signatures[path] = ((path.name, 0, 0),)
+            signatures[path] = ((path.name, None),)
             continue
         if status.st_size or not S_ISREG(status.st_mode):  # a pipe, too, fails by its name
             beside = (other for other in may_belong(path) if other.name in names[path.parent])
-            signatures[path] = (_state(path.name, status), *_states(beside))
+            states = ((other.name, state_of(other)) for other in beside)  # None: taken away, or a link to nothing
+            signatures[path] = ((path.name, state_in(status)), *states)
     return signatures
-
-
-def _states(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
-    for path in paths:
-        with suppress(OSError):  # taken away in this moment, or a link to nothing
-            yield _state(path.name, path.stat())
-
-
-def _state(name: str, status: os.stat_result) -> tuple[str, int, int]:
-    return name, status.st_size, status.st_mtime_ns
