@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.draws.minibatches import MiniBatch
 from segment.errors import ImageUnreadable, WrongUse
-from segment.images.find import Source
-from segment.images.listing.ids import unique
+from segment.images.find import Source, with_unique_ids
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import DatasetImages, as_array, images_in, is_lazy, paths_listed
 from segment.images.outside_runs import images_outside_runs
@@ -214,9 +212,7 @@ def _sources(images: Images, listing: Listing) -> tuple[Source, ...]:
         return images_outside_runs(images, listing)
     if not isinstance(images, list | tuple) or not images or not all(isinstance(path, str | Path) for path in images):
         return ()
-    sources = [source for path in images for source in images_outside_runs(path, listing)]
-    ids = unique(source.id for source in sources)
-    return tuple(replace(source, id=id) for id, source in zip(ids, sources, strict=True))
+    return with_unique_ids([source for path in images for source in images_outside_runs(path, listing)])
 
 
 def _size(shape: torch.Size) -> str:

@@ -113,10 +113,14 @@ def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHI
 
 
 def _sources(rows: Sequence[ListLine], root: Path, listing: Listing) -> tuple[Source, ...]:
-    sources = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
+    return with_unique_ids(_in_series([source for row in rows for source in _sources_of(row, root, listing)]))
+
+
+def with_unique_ids(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources, of which no two have one id: the second "a" becomes "a-2", as `listing.ids.unique` says."""
     ids = unique(source.id for source in sources)
     return tuple(
-        source if id == source.id else replace(source, id=id, wanted=source.id)
+        source if id == source.id else replace(source, id=id, wanted=source.wanted or source.id)
         for id, source in zip(ids, sources, strict=True)
     )
 
@@ -202,7 +206,7 @@ def _matched(pattern: str) -> tuple[Path, list[Path]]:
 def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Source, ...]:
     """The sources, each with the id that it has already; a new one gets an id that no other has had.
 
-    known: id -> image, as `images_by_id` writes them
+    sources: of unique ids. known: id -> image, as `images_by_id` writes them
 
     >>> keep_ids([Source("x", Path("x.bmp")), Source("x-2", Path("x.png"))], {"x": "x.png"})[0].id
     'x-2'

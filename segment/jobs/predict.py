@@ -20,7 +20,7 @@ from segment.files.banks.bank_file import bank_of
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of
-from segment.images.find import Source, in_text
+from segment.images.find import Source, in_text, with_unique_ids
 from segment.images.labels.pairs import with_known_labels, with_label_parts, with_masks
 from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.parts import Listing
@@ -216,4 +216,4 @@ def _listed(images: Sequence[Source | str | Path], listing: Listing | None) -> t
             )
     if not sources:
         raise WrongUse("There are no images: the list is empty.")
-    return tuple(sources)
+    return with_unique_ids(sources)

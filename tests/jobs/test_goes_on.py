@@ -19,8 +19,9 @@ from plain import Toy, calibrated, random_bank, seeded
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
-from segment.errors import ModelRefused, WrongUse
+from segment.errors import ModelRefused, OutOfMemory, WrongUse
 from segment.files.runs.manifest import read_entries
+from segment.files.runs.places import RunPlaces
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.parts import Listing
@@ -31,6 +32,7 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.labelled import labels
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
+from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.inputs import IMAGES, joined
@@ -357,6 +359,69 @@ def test_a_run_goes_on_with_the_masks_and_images_that_are_there_now(
     assert f"The region mask of {first.id} cannot be read now" in caplog.text
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
     assert dict(read_entries(tmp_path / "run" / "manifest.jsonl")) == lines
+
+
+def test_images_of_two_folders_that_share_names_stay_apart_when_a_run_goes_on(
+    network: Network, data: Labels, tmp_path: Path
+) -> None:
+    folders = [Path(str(data.images)), tmp_path / "more"]
+    for image in sorted(folders[0].iterdir()):
+        write_png(folders[1] / image.name, 255 - read_source(Source("", image), network.input).pixels)
+    bank, sources = random_bank(bn_network_of(network)), list[dict[str, str]]()
+    for resume in (False, True):
+        assert predict(network, folders, bank, tmp_path / "run", resume=resume).done == 6
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert "removed" not in record
+        sources.append({id: line["source"] for id, line in read_entries(tmp_path / "run" / "manifest.jsonl").items()})
+    assert sources[0] == sources[1] == record["sources"]
+    assert len(set(sources[0].values())) == 6
+
+
+def test_a_run_among_its_images_that_ends_before_its_first_line_takes_none_of_its_pictures(
+    network: Network, data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, bank = Path(str(data.images)), random_bank(bn_network_of(network))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunPlaces, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(network, images, bank, images / "run")
+    assert any((images / "run").rglob("overlay.png"))
+    with pytest.raises(WrongUse, match="already holds a run"):  # other pictures would stand beside those there
+        predict(network, images, bank, images / "run", PredictPlan(maps=(), formats=("npz",)))
+    assert predict(network, images, bank, images / "run", resume=True).done == 3
+
+
+def test_a_run_that_is_refused_before_its_first_image_may_be_begun_anew(
+    network: Network, data: Labels, tmp_path: Path
+) -> None:
+    bank = random_bank(bn_network_of(network))
+    with pytest.raises(OutOfMemory):
+        predict(network, data.images, bank, tmp_path / "run", PredictPlan(memory="1MiB"))
+    assert predict(network, data.images, bank, tmp_path / "run").done == 3
+
+
+def test_a_run_goes_on_with_the_region_masks_that_its_list_has_now(
+    network: Network, data: Labels, tmp_path: Path
+) -> None:
+    bank, run = random_bank(bn_network_of(network)), tmp_path / "run"
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:32] = 255
+    write_png(tmp_path / "mask.png", mask)
+
+    def hidden(cell: str, *, resume: bool = True) -> list[int]:
+        rows = [f"{image},{cell}" for image in sorted(Path(str(data.images)).iterdir())]
+        (tmp_path / "list.csv").write_text("\n".join(["image,mask", *rows]))
+        predict(network, tmp_path / "list.csv", bank, run, PredictPlan(formats=("npz",)), resume=resume)
+        maps = (np.load(run / id / "maps.npz")["variance"] for id in read_entries(run / "manifest.jsonl"))
+        return [int(np.isnan(one).sum()) for one in maps]
+
+    assert hidden("", resume=False) == [0] * 3
+    assert hidden("mask.png") == [int((mask == 0).sum())] * 3
+    assert hidden("") == [0] * 3
 
 
 def test_other_slices_are_other_settings(tmp_path: Path) -> None:

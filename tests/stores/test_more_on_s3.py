@@ -18,7 +18,7 @@ from test_runs_on_s3 import same, uploaded
 
 from segment.errors import StoreUnreachable
 from segment.files.banks.bank_file import load_bank
-from segment.files.runs.manifest import SHARDS, Entry, Lines
+from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
 from segment.files.runs.shards import begin_shards, merge_shards
 from segment.images import windowed
 from segment.images.find import Source
@@ -175,6 +175,7 @@ def test_a_store_that_fails_while_a_raster_is_read_is_an_error_of_the_store(
 
 def test_the_last_line_of_a_writer_counts_and_done_counts_more_between_writers(tmp_path: Path) -> None:
     begin_shards(tmp_path)
+    (tmp_path / MANIFEST).touch()
     shards = tmp_path / SHARDS
     for name, id, status in (
         ("one-000001", "a", "done"),

@@ -15,6 +15,7 @@ from segment.errors import WrongUse
 from segment.files.runs.delivery import Delivery
 from segment.files.runs.lock import LOCK
 from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
+from segment.files.writing import unwritable
 from segment.images import outside_runs
 from segment.images.find import Source
 from segment.images.listing.on_store import above_glob
@@ -79,6 +80,13 @@ class RunPlaces:
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, timings=) into the record."""
         self.record |= sections
+
+    def mark(self) -> None:
+        """Make the manifest, by which others know a run's folder, before an image has a line in it."""
+        try:
+            (self.folder / MANIFEST).touch()
+        except OSError as error:
+            raise unwritable(self.folder / MANIFEST, error) from error
 
     def path(self, image_id: str, name: str) -> Path:
         """Where a file of an image goes: RUN/<id>/<name>. An id that leaves the run folder is refused."""

@@ -124,10 +124,6 @@ class Run(RunPlaces):
                 remove_scratch(folder)
             raise
 
-    def mark(self) -> None:
-        """Make the manifest, by which others know a run's folder, before an image has a line in it."""
-        (self.folder / MANIFEST).touch()
-
     def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Further images of the run; the same under their ids in it."""
         known: dict[str, str] = self.record.get(SOURCES, {})
@@ -223,7 +219,8 @@ def _is_of(line: Mapping[str, Any], source: Source) -> bool:
     mask = sha256_of_mask(source)
     if source.mask is not None and not mask:
         log.warning("The region mask of %s cannot be read now: what was made by it before stays.", source.id)
-    same = same and mask in ("", line.get("mask_sha256", mask))
+    if source.mask is None or mask:
+        same = same and mask == line.get("mask_sha256", "")
     if not same or content == "" or (source.mask is not None and not mask):
         return same
     if sha256_of_beside(source.path, source.mask) == line.get("beside_sha256", ""):

@@ -19,10 +19,9 @@ from segment.stores.urls import is_url
 
 
 def begin_shards(folder: Path) -> None:
-    """Makes the folder of shards, and the manifest, by which others know a run's folder."""
+    """Makes the folder of shards."""
     try:
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).touch()
     except OSError as error:
         raise unwritable(folder / SHARDS, error) from error
 

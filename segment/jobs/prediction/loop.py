@@ -126,7 +126,7 @@ class PredictLoop:
         self.sizes = {id: size for id, size in sizes if size}
 
     def begin(self, pending: Sequence[Source]) -> Sequence[Source]:
-        """Look at all images before the first one is made; those that fit in memory are given back.
+        """Look at all images before the first one is made, and mark the run; those that fit in memory are given back.
 
         Raises:
             OutOfMemory: An image is too large, unless each fails alone.
@@ -149,6 +149,7 @@ class PredictLoop:
         if cost is not None:  # and now what would be refused after hours
             log.log(logging.WARNING if cost.expensive else logging.INFO, "%s", cost.sentence())
             self.predictor.run.note(tiling=cost.record())
+        self.predictor.run.mark()  # before a file: whoever lists the folder takes no picture of the run for an image
         self._number = len(self.predictor.run.sources) - len(pending)
         self.show(0)
         return pending
