@@ -69,7 +69,7 @@ class Copies:
     @staticmethod
     def _renew(path: Path, copy: _Copy) -> None:
         version = version_of(path)
-        if copy.version != version:
+        if not version or copy.version != version:
             copy.version = None
             copy.place.parent.mkdir(exist_ok=True)
             fetch([(path, copy.place)])

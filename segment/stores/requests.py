@@ -41,6 +41,13 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 """Library and extra of a scheme; others are installed as fsspec says."""
 
+_CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "sha", "blob_id")
+_TIMES = (
+    *("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "modify", "modificationTime", "modified"),
+    "created",
+)
+"""Keys of what the file systems of fsspec say of a file; the first of them that there is tells its content."""
+
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _SAYS: dict[type[OSError], tuple[int, str]] = {
     FileNotFoundError: (errno.ENOENT, "it is not there"),
@@ -149,7 +156,10 @@ def info_of(path: Path) -> Mapping[str, Any]:
 
 
 def version_of(path: Path) -> str:
-    """What tells a file's content on its store from any other: its ETag, or its size and time; "" where it is not."""
+    """What tells a file's content on its store from any other: its ETag or checksum, or its size and time.
+
+    "" where the store says none of these, or the file is not there.
+    """
     try:
         return _version(info_of(path))
     except FileNotFoundError:
@@ -179,11 +189,9 @@ def size_of_file(path: Path) -> int:
 def _version(info: Mapping[str, Any]) -> str:
     if info.get("type") == "directory":
         return ""
-    mark = next((info[key] for key in ("ETag", "etag", "md5Hash", "content_md5") if info.get(key)), None)
-    if mark is None:
-        mark = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), "")
+    mark = next((info[key] for key in (*_CHECKSUMS, *_TIMES) if info.get(key)), None)
     text = str(mark).strip('"')
-    return f"{info.get('size')}-{text}"
+    return "" if mark is None else f"{info.get('size')}-{text}"
 
 
 def files_below(folder: Path) -> dict[Path, str]:

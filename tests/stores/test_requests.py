@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import pytest
 from s3_server import S3Server
 
 from segment.errors import ImageUnreadable, MissingExtra, StoreUnreachable
+from segment.images.contents.hashes import content_of
+from segment.images.find import Source
 from segment.stores import copies, requests
 from segment.stores.copies import Copies, here
 from segment.stores.ranges import BLOCK, RangedFile
@@ -141,6 +145,48 @@ def test_other_stores_of_fsspec_are_read_and_written_too(tmp_path: Path) -> None
     assert list(requests.files_below(Path("memory://folder"))) == [there]
     with here(there) as copy:
         assert copy.read_bytes() == b"one"
+
+
+class _Web(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class _WebWithoutTimes(_Web):
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Last-Modified":
+            super().send_header(keyword, value)
+
+
+@pytest.mark.parametrize("kind", [_Web, _WebWithoutTimes])
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif"])
+def test_an_image_on_a_web_server_that_changes_in_its_size_is_another(
+    kind: type[_Web], name: str, tmp_path: Path
+) -> None:
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(tmp_path)))
+    thread = threading.Thread(target=web.serve_forever)
+    thread.start()
+    try:
+        source, contents = Source("a", Path(f"http://127.0.0.1:{web.server_port}/{name}")), []
+        for second, data in enumerate((b"one", b"two")):
+            (tmp_path / name).write_bytes(data)
+            os.utime(tmp_path / name, (second, second))
+            contents.append(content_of(source))
+        assert contents[0] != contents[1]
+        assert all(bool(version) == (kind is _Web) for _, version in contents)
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
+
+
+@pytest.mark.parametrize("key", ["Content-MD5", "Digest", "modify", "modificationTime", "sha", "created"])
+def test_what_a_store_says_of_a_file_s_content_is_its_version(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Path("memory://marked/a")
+    monkeypatch.setattr(requests, "info_of", lambda _: {"size": 3, "type": "file", key: "x"})
+    assert requests.version_of(there) == "3-x"
+    monkeypatch.setattr(requests, "info_of", lambda _: {"size": 3, "type": "file", key: None})
+    assert requests.version_of(there) == ""
 
 
 def test_a_copy_is_made_once_for_all_who_read_it_and_goes_when_room_is_needed(

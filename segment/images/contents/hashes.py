@@ -60,9 +60,12 @@ def sha256_of_beside(*files: Path | None) -> str:
 
 
 def content_of(source: Source) -> tuple[str, str]:
-    """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store."""
-    if by_ranges(source):  # asked now: it may have changed since it was listed
-        return "", version_of(source.path)
+    """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store.
+
+    A store that says no version leaves the SHA-256, also where the image is read by ranges.
+    """
+    if by_ranges(source) and (version := version_of(source.path)):  # asked now: it may have changed since it was listed
+        return "", version
     version = version_of_source(source)  # first: what changes between the two is made again
     return sha256_of(source.path), version
 
