@@ -26,7 +26,7 @@ from segment.files import png
 from segment.files.lazy_arrays import ComputedRows, blocks
 from segment.stores.outgoing import outgoing
 from segment.stores.requests import remove
-from segment.stores.urls import is_url, url_of
+from segment.stores.urls import is_url, refuse_file_url, url_of
 from segment.uncertainty.class_indices import index_type
 
 Text = Mapping[str, str]
@@ -84,6 +84,7 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def fresh_path(path: Path) -> Iterator[Path]:
     """A place beside a file, of its suffix, for a library to write to; renamed to the file when the block ends well."""
+    refuse_file_url(path)
     part = path.with_name(_part_name(path.stem, path.suffix))
     try:
         if is_url(path):

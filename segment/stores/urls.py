@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
+from segment.errors import WrongUse
+
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")  # of two letters at least: a drive has one
 _HERE = frozenset({"file", "local"})
 
@@ -24,6 +26,13 @@ def is_url(path: str | PurePath) -> bool:
     from fsspec.registry import known_implementations
 
     return scheme[1] in known_implementations and scheme[1] not in _HERE
+
+
+def refuse_file_url(path: str | PurePath) -> None:
+    """Refuse to write to `file://...`, of which pathlib makes a folder `file:`. Errors: WrongUse."""
+    parts = PurePath(path).parts
+    if len(parts) > 1 and parts[0].endswith(":") and parts[0][:-1] in _HERE:
+        raise WrongUse(f"{str(path)!r} is written as a URL of a file here. Give its path, without '{parts[0]}//'.")
 
 
 def scheme_of(path: PurePath) -> str:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
+from segment.files.banks.output import bank_there
 from segment.files.runs.manifest import Entry
 from segment.files.runs.map_summary import summary
 from segment.files.runs.run import Run
@@ -210,6 +211,22 @@ def test_a_file_where_the_folder_should_be_is_told_in_one_line(tmp_path: Path) -
             attempt()
         assert "\n" not in str(refusal.value)
     assert (tmp_path / "run").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_a_url_of_a_file_here_is_refused_as_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = Path(f"{scheme}://{tmp_path}/run")
+    for attempt in (
+        lambda: Run.create(url, {}),
+        lambda: write_json(url / "a.json", {}),
+        lambda: bank_there(url / "bank.safetensors"),
+    ):
+        with pytest.raises(WrongUse, match=f"Give its path, without '{scheme}://'"):
+            attempt()
+    assert everything_in(tmp_path) == []
 
 
 def test_a_file_that_cannot_be_read_while_another_is_written_is_named(tmp_path: Path) -> None:

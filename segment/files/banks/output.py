@@ -14,7 +14,7 @@ from segment.errors import BankRefused, WrongUse
 from segment.files.banks.bank_file import NotABank, load_bank
 from segment.files.reading import as_json_values
 from segment.stores.requests import is_there
-from segment.stores.urls import url_of
+from segment.stores.urls import refuse_file_url, url_of
 
 SHOWN = 12
 """Digits of a fingerprint in messages."""
@@ -51,7 +51,11 @@ def refuse_other_bank(output: Path, same: Callable[[Bank], bool], asked: Mapping
 
 
 def bank_there(path: Path) -> Bank | None:
-    """The bank of a file; None where there is none that reads. Errors: WrongUse where the file holds something else."""
+    """The bank of a file; None where there is none that reads.
+
+    Errors: WrongUse where the file holds something else, or is named by a URL of a file here.
+    """
+    refuse_file_url(path)
     if not is_there(path):
         return None
     try:

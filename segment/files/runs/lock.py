@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from segment.errors import WrongUse
 from segment.files.writing import unwritable
+from segment.stores.urls import refuse_file_url
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,11 @@ def lock_folder(folder: Path) -> FileLock:
     locks is used unlocked, with a warning.
 
     Raises:
-        WrongUse: another process, or another run of this one, holds the lock; or the folder cannot be written
+        WrongUse: another process, or another run of this one, holds the lock; the folder cannot be written or is a
+            URL of a file here
 
     """
+    refuse_file_url(folder)
     lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
