@@ -212,7 +212,7 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     'x-2'
     """
     # runs of before did not say which part
-    same = {one.id for one in sources if known.get(one.id) in (_image_in_text(one), in_text(one.path))}
+    same = {one.id for one in sources if known.get(one.id) in (image_in_text(one), in_text(one.path))}
     earlier_ids: dict[str, list[str]] = {}
     for id, image in known.items():
         if id not in same:
@@ -220,7 +220,7 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     given = {folded(id) for id in known}
     kept = []
     for source in sources:
-        earlier = earlier_ids.get(_image_in_text(source), [])
+        earlier = earlier_ids.get(image_in_text(source), [])
         id = source.id if source.id in same else earlier.pop(0) if earlier else free_id(source.id, given, ())
         given.add(folded(id))
         kept.append(replace(source, id=id))
@@ -228,11 +228,16 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
 
 
 def images_by_id(sources: Sequence[Source]) -> dict[str, str]:
-    """Each image: the path of its file, as `in_text` writes it, and which image of the file, where that has several."""
-    return {source.id: _image_in_text(source) for source in sources}
+    """Each image as `image_in_text` writes it, by its id."""
+    return {source.id: image_in_text(source) for source in sources}
 
 
-def _image_in_text(source: Source) -> str:
+def image_in_text(source: Source) -> str:
+    """The path of an image's file, as `in_text` writes it, and which image of the file, where that has several.
+
+    >>> image_in_text(Source("v/0004", Path("v.nii"), part=4)), image_in_text(Source("a", Path("a.png")))
+    ('v.nii::4', 'a.png')
+    """
     along = f" along axis {source.axis}" if source.axis != Listing().axis else ""
     return in_text(source.path) + ("" if source.part is None else f"::{source.part}{along}")
 

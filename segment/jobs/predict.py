@@ -17,6 +17,7 @@ from segment.draws.identity import network_of_bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
 from segment.files.banks.bank_file import bank_of
+from segment.files.runs.places import LISTED
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of
@@ -99,7 +100,7 @@ def predict(
         if labels is None:
             images = _with_labels_of_list(images)
     else:
-        images, source_text = _listed(source, listing), f"{len(source)} images"
+        images, source_text = _listed(source, listing), LISTED
     if labels is not None:
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from segment.errors import WrongUse
 from segment.images.find import Source, find_images, images_by_id, in_text, keep_ids
 from segment.images.labels.pairs import with_labels
-from segment.images.listing.ids import safe, unique
+from segment.images.listing.ids import from_text, safe, unique
 
 
 def filled(folder: Path, *names: str) -> Path:
@@ -272,6 +272,7 @@ NAMES = st.lists(st.binary(min_size=1, max_size=6).filter(lambda name: not {0, 4
 def test_no_two_paths_have_one_text_and_every_text_is_utf_8(names: list[bytes]) -> None:
     every = {*names, *(in_text(os.fsdecode(name)).encode() for name in names)}  # called as another is written
     assert len({in_text(os.fsdecode(name)) for name in every}) == len(every)
+    assert all(from_text(in_text(os.fsdecode(name))) == os.fsdecode(name) for name in every)
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.bmp", "A.png", "a-2.png", "b.png", "a-2.tif"]), unique=True), st.data())

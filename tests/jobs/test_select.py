@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -24,12 +23,13 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.banks.bank_file import save_bank
+from segment.files.runs.manifest import read_entries
 from segment.files.writing import write_png
-from segment.images.listing.parts import Listing
-from segment.images.read import read_image, read_source
+from segment.images.find import find_images
+from segment.images.read import read_image
 from segment.images.specs import InputSpec
 from segment.jobs.decisions import regions
-from segment.jobs.decisions.features import BottleneckFeatures, source_of
+from segment.jobs.decisions.features import BottleneckFeatures
 from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
 from segment.jobs.decisions.select import select
@@ -250,24 +250,15 @@ def test_features_are_the_means_of_the_smallest_map_and_leave_the_network_as_it_
     assert features.layer == "smallest"
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     write_png(tmp_path / "a.png", pixels)
-    found = features(source_of("a", str(tmp_path / "a.png"), Listing()))
+    found = features(*find_images(tmp_path / "a.png"))
     means = pixels.mean(axis=(0, 1)) / 255
     expected = (means - [0.1, 0.2, 0.3]) / np.sqrt([4.0, 1.0, 0.25])
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert not any(part._forward_hooks for part in network.module.modules())
     frames = [Image.fromarray(np.full((32, 48, 3), value, np.uint8)) for value in (0, 255)]
     frames[0].save(tmp_path / "f.gif", save_all=True, append_images=frames[1:])
-    black, white = (features(source_of(f"sub/f/{number:04d}", str(tmp_path / "f.gif"), Listing())) for number in (0, 1))
+    black, white = map(features, find_images(tmp_path / "f.gif"))
     np.testing.assert_allclose(white - black, 1 / np.sqrt([4.0, 1.0, 0.25]), atol=1e-3)
-
-
-def test_a_slice_is_that_of_the_runs_axis(tmp_path: Path) -> None:
-    voxels = np.random.default_rng(0).integers(0, 255, (3, 4, 5)).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii")
-    for axis in range(3):
-        source = source_of("v/0001", str(tmp_path / "v.nii"), Listing(axis=axis))
-        expected = np.take(voxels, 1, axis).T
-        np.testing.assert_array_equal(read_source(source, InputSpec()).pixels[..., 0], expected)
 
 
 def test_images_are_unlike_in_the_features_of_the_runs_own_network(
@@ -285,7 +276,7 @@ def test_images_are_unlike_in_the_features_of_the_runs_own_network(
     assert len((tmp_path / "s_all.csv").read_text().splitlines()) == 9
     features = BottleneckFeatures(network)
     ranked = (*plain.images, *plain.rest)
-    all_features = np.stack([features(source_of(name, source, Listing())) for name, source, _ in ranked])
+    all_features = np.stack([features(*find_images(source)) for _, source, _ in ranked])
     assert [image["id"] for image in shown["images"]] == [ranked[index][0] for index in diverse(all_features, 3)]
     assert [image[0] for image in select(runs / "scores", 2, unlike=True, network=network).images]
     with pytest.raises(WrongUse, match="is not the network of this run, which is 'scenes'"):
@@ -430,7 +421,15 @@ def test_crops_of_an_interrupted_call_are_cleared_by_the_next_one_and_other_file
 def test_crops_of_deep_ids_have_short_names_that_are_unique_and_stay(runs: Path, tmp_path: Path) -> None:
     region, *_ = select_regions(runs / "maps", 1, side=32)
     deep = [replace(region, id=f"{'straße/' * 60}{end}") for end in ("x", "y", "道" * 80, "道" * 81)]
-    (listed, again) = (write_regions(deep, tmp_path / name, runs / "maps") for name in ("windows", "again"))
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(runs / "maps" / "run.json", run)
+    line = read_entries(runs / "maps" / "manifest.jsonl")[region.id]
+    lines = [{**line, "id": each.id, "source": f"{tmp_path}/{number}.png"} for number, each in enumerate(deep)]
+    for each in lines:
+        shutil.copy(region.source, each["source"])
+    (run / "manifest.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
+    (listed, again) = (write_regions(deep, tmp_path / name, run) for name in ("windows", "again"))
     rows = list(csv.DictReader(listed.read_text().splitlines()))
     crops = [row["crop"] for row in rows]
     assert crops == [row["crop"] for row in csv.DictReader(again.read_text().splitlines())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -19,8 +20,10 @@ from torch import nn
 import segment
 from segment.errors import WrongUse
 from segment.files.writing import write_png
+from segment.images.find import find_images
 from segment.images.read import read_image
 from segment.images.specs import InputSpec
+from segment.jobs.decisions.select import write_selection
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
 
@@ -93,6 +96,47 @@ def test_an_image_of_a_run_without_pictures_is_shown_as_one_with_them(bands: int
     assert found[1].image.shape == (32, 48, 3)
     np.testing.assert_array_equal(found[0].estimate().overlay(), found[1].estimate().overlay())
     report([found[1].run.folder], tmp_path / "report.html")
+
+
+def test_every_image_of_files_that_a_caller_named_is_found_again(
+    network: Network, bank: segment.Bank, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 32, 48, 3), dtype=np.uint8)
+    paths = [tmp_path / folder / "stack.npz" for folder in "ab"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        np.savez(path, one=pixels[2 * number], two=pixels[2 * number + 1])
+    plan = segment.PredictPlan(precision="fp32")
+    (second,) = (source for source in find_images(paths[1]) if source.part == "two")
+    segment.predict(network, [paths[0], second], bank, tmp_path / "run", plan)
+    for more in (0, 1):
+        write_png(tmp_path / f"{more}.png", pixels[4 + more])
+        paths.append(tmp_path / f"{more}.png")
+        segment.predict(network, paths, bank, tmp_path / "run", plan, resume=True)
+    run = segment.load_run(tmp_path / "run")
+    expected = {"stack/one": 0, "stack/two": 1, "stack/one-2": 2, "stack/two-2": 3, "0": 4, "1": 5}
+    assert set(run) == set(expected)
+    for id, number in expected.items():
+        np.testing.assert_array_equal(run[id].image, pixels[number])
+    assert len(segment.select(tmp_path / "run", top=6, unlike=True).images) == 6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_images_whose_names_are_not_utf_8_are_found_again(
+    network: Network, bank: segment.Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = photographs(tmp_path / os.fsdecode(b"photos\xfc"), 3, (32, 48))
+    for image, name in zip(sorted(images.iterdir()), (b"caf\xe9.png", rb"bar\xe9.png", b"a\\b.png"), strict=True):
+        image.rename(images / os.fsdecode(name))
+    monkeypatch.chdir(images)
+    plan = segment.PredictPlan(maps=("predictive_entropy",), precision="fp32")
+    segment.predict(network, ".", bank, tmp_path / "run", plan)
+    write_selection(segment.select(tmp_path / "run", top=3), tmp_path / "selected.csv")
+    assert segment.predict(network, tmp_path / "selected.csv", bank, tmp_path / "again", plan).done == 3
+    monkeypatch.chdir(tmp_path)
+    for run in map(segment.load_run, (tmp_path / "run", tmp_path / "again")):
+        assert set(run) == {"caf%E9", "bar_xe9", "a_b"}
+        assert all(image.image.shape == (32, 48, 3) for image in run.values())
 
 
 def test_nothing_but_the_manifest_is_read_before_it_is_asked_for(folder: Path, tmp_path: Path) -> None:

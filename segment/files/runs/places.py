@@ -18,6 +18,7 @@ from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
 from segment.files.writing import unwritable
 from segment.images import outside_runs
 from segment.images.find import Source
+from segment.images.listing.ids import from_text
 from segment.images.listing.on_store import above_glob
 from segment.stores.urls import is_url
 
@@ -26,6 +27,10 @@ REMOVED = "removed"
 """Section of the record: ids of images that the run has had, and that are not among its images now."""
 WORKING_FOLDER = "working_folder"
 """Key of the record: the folder that its relative paths, and the manifest's, start from."""
+SOURCES = "sources"
+"""Section of the record: each image that the run has had by its id, as `image_in_text` writes it."""
+LISTED = "images named one by one"
+"""The setting `source` of a run whose images a caller named in Python."""
 STOP = "stop.watch"
 """A file that ends the watching of a folder."""
 WINDOWS = ".windows"
@@ -50,11 +55,12 @@ def removed_images(record: Mapping[str, Any]) -> frozenset[str]:
 def place_of(record: Mapping[str, Any], path: str | Path) -> Path:
     """Where a path that a run names lies: from the run's WORKING_FOLDER, or from this one where that alone has it.
 
-    path: of a file or a folder, or a glob
+    path: of a file or a folder, or a glob, as `in_text` wrote it
     """
-    start = record.get(WORKING_FOLDER)
+    start, path = record.get(WORKING_FOLDER), from_text(str(path))
     if not isinstance(start, str) or is_url(path):
         return Path(path)
+    start = from_text(start)
     is_glob = glob.has_magic(str(path)) and not os.path.lexists(Path(start, path))
     top = above_glob(Path(path)) if is_glob else Path(path)
     if os.path.lexists(top) and not os.path.lexists(Path(start, top)):

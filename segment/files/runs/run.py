@@ -20,7 +20,7 @@ from segment.files.runs.computation import PROBES, probes_of, refuse_other_compu
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
-from segment.files.runs.places import RECORD, REMOVED, WORKING_FOLDER, RunPlaces
+from segment.files.runs.places import RECORD, REMOVED, SOURCES, WORKING_FOLDER, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
 from segment.images.contents.hashes import (
@@ -40,9 +40,6 @@ log = logging.getLogger(__name__)
 
 HASH = "_sha256"
 """Suffix of settings that are hashes of files, which say nothing to a reader."""
-
-SOURCES = "sources"
-"""Section of the record: id -> path of every image that the run has had."""
 
 
 class Run(RunPlaces):

@@ -23,6 +23,7 @@ _LONGEST = 200
 """Bytes of a folder's name: systems take 255, and suffixes are added."""
 _BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+_WRITTEN = re.compile(r"\\\\|\\x([0-9a-f]{2})")  # a backslash, or a byte, in a path that `in_text` escapes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
 _OF_RESULTS = {
     *(".csv", ".geojson", ".html", ".json", ".jsonl", ".lock", ".md", ".nii.gz", ".npz", ".parquet", ".png", ".svg"),
@@ -41,6 +42,17 @@ def in_text(path: str | Path) -> str:
     if os.name == "posix" and (_BYTE.search(text) or _ESCAPE.search(text)):
         text = text.replace("\\", "\\\\")
     return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def from_text(text: str) -> str:
+    r"""The path that `in_text` wrote so.
+
+    >>> from_text("Straße.png"), from_text(r"caf\xe9.png") == os.fsdecode(b"caf\xe9.png")
+    ('Straße.png', True)
+    """
+    if os.name != "posix" or not _ESCAPE.search(text):
+        return text
+    return _WRITTEN.sub(lambda one: chr(0xDC00 + int(one[1], 16)) if one[1] else "\\", text)
 
 
 def safe(relative: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from segment.errors import WrongUse, imported, near, one_line
 from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
+from segment.images.listing.ids import from_text
 from segment.stores.copies import here
 from segment.stores.urls import beside, is_url, url_of
 
@@ -118,9 +119,14 @@ def _axis(cell: str, where: str) -> int | None:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """Relative to the list's folder; to the working folder where only that is there, as `segment select` writes it."""
-    there = beside(path.parent, name)
-    return Path(name) if not is_url(there) and not _is_there(there) and _is_there(Path(name)) else there
+    """Relative to the list's folder; to the working folder where only that is there, as `segment select` writes it.
+
+    A name that is not UTF-8 may be written as `in_text` writes it.
+    """
+    there, named = beside(path.parent, name), from_text(name)
+    if is_url(there) or _is_there(there):
+        return there
+    return next(filter(_is_there, (Path(name), beside(path.parent, named), Path(named))), there)
 
 
 def _is_there(path: Path) -> bool:

@@ -5,7 +5,6 @@ Must not know which images are compared.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ import torch
 from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
-from segment.errors import ImageUnreadable
-from segment.images.find import Source, find_images
-from segment.images.listing.parts import Listing
+from segment.images.find import Source
 from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
@@ -51,17 +48,3 @@ class BottleneckFeatures:
         finally:
             hook.remove()
         return np.asarray(outputs[-1][0].flatten(1).double().mean(dim=1).cpu())
-
-
-def source_of(id: str, path: str | Path, listing: Listing) -> Source:
-    """The image of a run: that file, or the frame, page or slice of it that the id ends in.
-
-    listing: of the run, for slices are numbered along its axis
-    Errors: WrongUse where the file is not there; ImageUnreadable where it has no such image.
-    """
-    images = find_images(Path(path), listing)
-    last = id.rpartition("/")[2]
-    same = [source for source in images if len(images) == 1 or source.id.rpartition("/")[2] == last]
-    if not same:
-        raise ImageUnreadable(f"{str(path)!r} has {len(images)} images, and none of them is {last!r}.")
-    return same[0]

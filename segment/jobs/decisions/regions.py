@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files import png
-from segment.files.runs.places import place_of
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
 from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import few_pixels, read_source
-from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
 from segment.ranking.columns import ranks_none
 from segment.report.run_files.saved_run import SavedRun
@@ -165,8 +163,8 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            source = source_of(region.id, place_of(saved.record, region.source), saved.listing)
-            refuse_changed(source, saved.entries.get(region.id, {}))
+            source = saved.source_of(saved.entries[region.id])
+            refuse_changed(source, saved.entries[region.id])
             pixels = read_source(source, saved.input).pixels
             inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
             window = np.ascontiguousarray(picture_of(pixels, display)[inside])
@@ -192,10 +190,9 @@ def _display(regions: Sequence[Region], run: SavedRun) -> Display | None:
     """How bands are shown where the run has no pictures, from the first images that read; None for RGB."""
 
     def pixels() -> Iterator[tuple[NDArray[Any], NDArray[np.bool_] | None]]:
-        sources = {region.id: region.source for region in regions}
-        for name, path in list(sources.items())[:DISPLAY_IMAGES]:
+        for name in list(dict.fromkeys(region.id for region in regions))[:DISPLAY_IMAGES]:
             with suppress(*UNREADABLE):  # its crop is reported as missing
-                yield few_pixels(source_of(name, place_of(run.record, path), run.listing), run.input)
+                yield few_pixels(run.source_of(run.entries[name]), run.input)
 
     return display_of(pixels(), run.input)
 

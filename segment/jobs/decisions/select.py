@@ -15,13 +15,12 @@ from segment.errors import SegmentError, WrongUse, count_of, first_of, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
 from segment.files.replacing import refuse_other_file
-from segment.files.runs.places import place_of
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
 from segment.images.contents.hashes import refuse_changed
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
-from segment.jobs.decisions.features import BottleneckFeatures, source_of
+from segment.jobs.decisions.features import BottleneckFeatures
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.networks.given import network_of
 from segment.networks.load import Network
@@ -262,8 +261,8 @@ def _unlike(selection: Selection, top: int, run: SavedRun, network: Network | No
     of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
-            source = source_of(image[0], place_of(run.record, image[1]), run.listing)
-            refuse_changed(source, run.entries.get(image[0], {}))
+            source = run.source_of(run.entries[image[0]])
+            refuse_changed(source, run.entries[image[0]])
             if of_network is not None:
                 features.append(of_network(source))
             else:

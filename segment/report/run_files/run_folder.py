@@ -16,7 +16,7 @@ from segment.axes import Head
 from segment.errors import WrongUse
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, removed_images
+from segment.files.runs.places import RECORD, SOURCES, removed_images
 from segment.files.text_tables import read_csv
 from segment.guarantees.groups import groups_given, groups_of
 from segment.images.find import in_text
@@ -30,7 +30,7 @@ PER_IMAGE = "per_image.csv"
 GROUPS, GROUP = "groups.csv", "group"
 """The file of an evaluation over groups, and its column beside the id."""
 AGAIN = "Run the evaluation again."
-SECTIONS = ("settings", "plan", "fingerprints", "calibrations", "colours")
+SECTIONS = ("settings", "plan", "fingerprints", "calibrations", "colours", SOURCES)
 """Sections of run.json that are read here, each with names of its own."""
 
 

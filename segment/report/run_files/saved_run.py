@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
-from segment.files.runs.places import place_of
+from segment.files.runs.places import LISTED, SOURCES, place_of
 from segment.files.writing import FULL
 from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
-from segment.images.find import Source, find_images
+from segment.images.find import Source, find_images, image_in_text, images_among, in_text
 from segment.images.listing.ids import folded, wanted_id
 from segment.images.read import few_pixels, read_image, read_source
 from segment.images.specs import InputSpec
@@ -128,12 +128,16 @@ class SavedRun(RunFolder, Mapping[str, SavedImage]):
 
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
-        if self._of_path[entry["source"]] == 1 and "listing" not in self.settings:
-            path = place_of(self.record, entry["source"])
-            return Source(entry["id"], path, wanted=wanted_id(entry["id"], path.name, self._ids))
-        if entry["id"] not in self._parts:
-            raise ImageUnreadable(f"{self._images_asked!r} has no image {entry['id']!r} any more.")
-        return self._parts[entry["id"]]
+        id, path = entry["id"], place_of(self.record, entry["source"])
+        part = str(self.record.get(SOURCES, {}).get(id, "")).removeprefix(entry["source"])
+        part = part if part.startswith("::") else ""
+        if not part and self._of_path[entry["source"]] == 1 and "listing" not in self.settings:
+            return Source(id, path, wanted=wanted_id(id, path.name, self._ids))
+        images = self._parts if part else self._parts_by_id  # a run of before did not say which part
+        source = images.get(in_text(path) + part if part else id)
+        if source is None:
+            raise ImageUnreadable(f"{self._images_asked!r} has no image {id!r} any more.")
+        return replace(source, id=id)
 
     @cached_property
     def _ids(self) -> set[str]:
@@ -148,8 +152,20 @@ class SavedRun(RunFolder, Mapping[str, SavedImage]):
         return str(self.settings.get("source") or self.settings.get("images") or "")
 
     @cached_property
+    def _images_now(self) -> tuple[Source, ...]:
+        """The images that its SRC has now. Errors: WrongUse where it is not there."""
+        if self._images_asked != LISTED:
+            return find_images(place_of(self.record, self._images_asked), self.listing)
+        paths = {place_of(self.record, source): None for source in self.sources.values()}
+        return images_among(list(paths), Path(), self.listing)
+
+    @cached_property
     def _parts(self) -> dict[str, Source]:
-        return {source.id: source for source in find_images(place_of(self.record, self._images_asked), self.listing)}
+        return {image_in_text(source): source for source in self._images_now}
+
+    @cached_property
+    def _parts_by_id(self) -> dict[str, Source]:
+        return {source.id: source for source in self._images_now}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
