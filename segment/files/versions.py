@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from segment.images.listing.ids import in_text
 from segment.version import __version__
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
@@ -16,6 +22,22 @@ PACKAGES = (
     "opencv-python",
     "numpy",
 )
+
+
+def warn_of_other_versions(place: Path, there: Mapping[str, str]) -> None:
+    """Name the versions that a run which goes on was begun with, where they are others. there: as `versions` gave."""
+    now = versions()
+    others = [
+        f"{name} {there.get(name, 'was missing')} (now {now.get(name, 'missing')})"
+        for name in {**there, **now}
+        if there.get(name) != now.get(name)
+    ]
+    if others:
+        log.warning(
+            "%s was begun with other versions: %s. Images that are made now may differ from those there.",
+            in_text(place),
+            ", ".join(others),
+        )
 
 
 def versions() -> dict[str, str]:

@@ -395,6 +395,25 @@ def test_a_run_among_its_images_that_ends_before_its_first_line_takes_none_of_it
     assert predict(network, images, bank, images / "run", resume=True).done == 3
 
 
+def test_other_versions_than_a_run_was_begun_with_are_named(
+    network: Network, data: Labels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank, run = random_bank(bn_network_of(network)), tmp_path / "run"
+    for resume in (False, True):
+        predict(network, data.images, bank, run, PredictPlan(maps=(), formats=("npz",)), resume=resume)
+    assert "other versions" not in caplog.text
+    record = json.loads((run / "run.json").read_text())
+    now = record["versions"]["torch"]
+    record["versions"] |= {"torch": "1.0.0", "tensorflow": "2"}
+    (run / "run.json").write_text(json.dumps(record))
+    predict(network, data.images, bank, run, PredictPlan(maps=(), formats=("npz",)), resume=True)
+    assert (
+        f"begun with other versions: torch 1.0.0 (now {now}), tensorflow 2 (now missing). Images that are made now"
+        in caplog.text
+    )
+    assert json.loads((run / "run.json").read_text())["versions"]["torch"] == now
+
+
 def test_a_run_that_is_refused_before_its_first_image_may_be_begun_anew(
     network: Network, data: Labels, tmp_path: Path
 ) -> None:

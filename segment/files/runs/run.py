@@ -22,6 +22,7 @@ from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, REMOVED, SOURCES, WORKING_FOLDER, RunPlaces
 from segment.files.runs.shards import merge_shards
+from segment.files.versions import warn_of_other_versions
 from segment.files.writing import discard, write_json
 from segment.images.contents.hashes import (
     files_beside,
@@ -106,6 +107,7 @@ class Run(RunPlaces):
                 _refuse_other_settings(place, record.get("settings", {}), asked, same or {})
                 refuse_other_computation(place, record, networks)
             if manifest.exists():
+                warn_of_other_versions(place, record.get("versions", {}))
                 lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
             if PROBES not in record and networks:
                 record[PROBES] = probes_of(networks, probe)
