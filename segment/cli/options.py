@@ -94,7 +94,7 @@ Images = Annotated[
     str,
     typer.Option(help="Test images: a folder, a glob, or a text list with an image, or an image and a label, a line."),
 ]
-LabelMaps = Annotated[str | None, typer.Option(help="Label maps of --images, of the same names; not needed with a list.")]
+LabelMaps = Annotated[str | None, typer.Option(help="Label maps of --images, of the same names; none for a list.")]
 ValidationImagesOption = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
 ValidationLabels = Annotated[str | None, typer.Option(help="Label maps of the validation images.")]
 ValidationMask = Annotated[str | None, typer.Option(help="Region masks of the validation images, as --mask.")]

@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_reported_and_leaves_not
         with pytest.raises(WrongUse, match="No space left") as refusal:
             predict(network, str(images), bank, tmp_path / "run", plan)
     assert isinstance(refusal.value, SegmentError)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "manifest.jsonl", "run.json"]
     ended = predict(network, str(images), bank, tmp_path / "run2", plan)
     line = json.loads((ended.folder / "manifest.jsonl").read_text())
     assert line["status"] == "done"
