@@ -209,11 +209,18 @@ def _check_pages(file: Any) -> None:
 
 
 def _images(file: tifffile.TiffFile) -> list[_Image]:
-    return list(_images_of(file)) or [_Image(file.series[0], (0,), file.series[0].keyframe.axes)]
+    """The images of a file in the order of its pages, which tifffile groups by layout, size and type."""
+    images = list(_images_of(file)) or [_Image(file.series[0], (0,), file.series[0].keyframe.axes)]
+    return images if len(file.series) == 1 else sorted(images, key=_place_in_file)
+
+
+def _place_in_file(image: _Image) -> tuple[int, ...]:
+    page: Any = image.series.pages[image.pages[0]] or image.series.keyframe  # OME-XML may name a page that is missing
+    return tuple(page.treeindex)
 
 
 def _images_of(file: tifffile.TiffFile) -> Iterator[_Image]:
-    """Every image, in order; channels that lie in pages of their own belong to one."""
+    """Every image; channels that lie in pages of their own belong to one."""
     for series in file.series:
         page: Any = series.keyframe
         if int(page.subfiletype) & _NOT_A_PAGE:
