@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -46,6 +49,27 @@ def read(path: Path, **spec: Any) -> list[NDArray[Any]]:
     return images
 
 
+def ome_set(folder: Path, pages: int, kind: type[np.unsignedinteger]) -> dict[str, NDArray[Any]]:
+    """Two OME-TIFFs of a page for each of some slices: one a point of time, each naming both files."""
+    uuids = {name: f"urn:uuid:{uuid4()}" for name in ("a", "b")}
+    parts = "".join(
+        f'<TiffData IFD="{page}" FirstT="{time}" FirstZ="{page}" FirstC="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.tif">{uuid}</UUID></TiffData>'
+        for time, (name, uuid) in enumerate(uuids.items())
+        for page in range(pages)
+    )
+    images = {name: noise(pages, 20, 30, kind=kind) for name in uuids}
+    for name, uuid in uuids.items():
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuid}"><Image ID="Image:0">'
+            f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="{np.dtype(kind).name}" SizeX="30" SizeY="20" '
+            f'SizeZ="{pages}" SizeC="1" SizeT="2"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels>'
+            "</Image></OME>"
+        )
+        tifffile.imwrite(folder / f"{name}.tif", images[name], description=xml, metadata=None, photometric="minisblack")
+    return images
+
+
 GREY, RGB = {"photometric": "minisblack"}, {"photometric": "rgb"}
 MIXED: dict[str, list[tuple[NDArray[Any], dict[str, Any]]]] = {
     "compression": [(noise(32, 40), GREY | {"compression": name}) for name in ("zlib", None, "zlib")],
@@ -61,3 +85,38 @@ def test_pages_are_numbered_as_they_lie_in_the_file_whatever_they_differ_in(diff
     for pixels, page in zip(read(tmp_path / "s.tif"), pages, strict=True):
         colours = page if page.ndim == 3 else np.repeat(page[..., None], 3, axis=2)
         np.testing.assert_array_equal(pixels, colours)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("pages", [1, 2])
+def test_each_file_of_an_ome_set_has_its_own_pages(pages: int, kind: type[np.unsignedinteger], tmp_path: Path) -> None:
+    for name, stack in ome_set(tmp_path, pages, kind).items():
+        images = read(tmp_path / f"{name}.tif", channels=1, white=255)
+        np.testing.assert_array_equal(np.stack(images)[..., 0], stack)
+
+
+def micro_manager_file(path: Path, time: int, pixels: NDArray[Any]) -> None:
+    """One of the two files of a Micro-Manager stack, whose summary and index lie beside what a TIFF has."""
+    summary = json.dumps({"MicroManagerVersion": "1.4", "Frames": 2, "Prefix": "p"}).encode()
+    ifd = 40 + len(summary) + len(summary) % 2
+    data = ifd + 162
+    index = data + pixels.nbytes
+    tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: 16, 259: 1, 262: 1, 273: data, 277: 1}
+    tags |= {278: pixels.shape[0], 279: pixels.nbytes, 339: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    entries += struct.pack("<HHII", 51123, 2, 8, ifd + 140) + bytes(4)
+    head = struct.pack("<2sH9I", b"II", 42, ifd, 54773648, index, 483765892, 0, 99384722, 0, 2355492, len(summary))
+    pages = (head + summary).ljust(ifd, b"\0") + struct.pack("<H", len(tags) + 1) + entries
+    frames = struct.pack("<2I5I", 3453623, 1, 0, 0, time, 0, ifd)
+    path.write_bytes(pages.ljust(ifd + 140) + b"{}     \0".ljust(22) + pixels.tobytes() + frames + bytes(200))
+
+
+def test_each_file_of_a_micro_manager_stack_has_its_own_pages(tmp_path: Path) -> None:
+    stack = noise(2, 20, 30, kind=np.uint16)
+    for time, pixels in enumerate(stack):
+        micro_manager_file(tmp_path / f"p_MMStack_{time}.tif", time, pixels)
+    for time, pixels in enumerate(stack):
+        with tifffile.TiffFile(tmp_path / f"p_MMStack_{time}.tif") as file:
+            assert file.series[0].shape == stack.shape
+        (image,) = read(tmp_path / f"p_MMStack_{time}.tif", channels=1, white=255)
+        np.testing.assert_array_equal(image[..., 0], pixels)

@@ -65,7 +65,7 @@ class _Image:
 def tiff_images(path: Path) -> int:
     """How many images a file holds: pages of a stack, without the smaller copies; 1 for what does not open."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with _opened(path) as file:
             _check_pages(file)
             return len(_images(file)) if len(file.pages) > 1 else 1
     except _ERRORS:
@@ -81,7 +81,7 @@ def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
 def _sizes(path: Path, state: FileState | None) -> tuple[tuple[int, int], ...]:
     """Sizes of all images of a file in that state, since pages are asked for one by one; none if it does not open."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with _opened(path) as file:
             _check_pages(file)
             one = len(file.pages) == 1
             pages: list[Any] = [file.pages.first] if one else [image.series.keyframe for image in _images(file)]
@@ -96,7 +96,7 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
     stored: the samples as they are, an index in place of its colour
     """
     try:
-        with tifffile.TiffFile(path) as file:
+        with _opened(path) as file:
             _check_pages(file)
             images = _images(file)
             if len(images) > 1 and number is None:
@@ -155,11 +155,13 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF with its own pages only: OME-XML and Micro-Manager's index name other files, each an image by itself."""
+    alone: dict[str, Any] = {"_multifile": False, "is_micromanager": False}
     if is_url(path):
-        with opened_by_ranges(url_of(path)) as stream, tifffile.TiffFile(stream, name=path.name) as file:
+        with opened_by_ranges(url_of(path)) as stream, tifffile.TiffFile(stream, name=path.name, **alone) as file:
             yield file
         return
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(path, **alone) as file:
         yield file
 
 
