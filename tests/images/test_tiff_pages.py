@@ -10,11 +10,15 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from segment.images.find import find_images
+from segment.images.placing.of_source import geometry_of
 from segment.images.read import read_source, size_of
 from segment.images.specs import InputSpec
 
@@ -120,3 +124,44 @@ def test_each_file_of_a_micro_manager_stack_has_its_own_pages(tmp_path: Path) ->
             assert file.series[0].shape == stack.shape
         (image,) = read(tmp_path / f"p_MMStack_{time}.tif", channels=1, white=255)
         np.testing.assert_array_equal(image[..., 0], pixels)
+
+
+def placed_pages(path: Path) -> list[Any]:
+    """A GeoTIFF of three pages, each with a place and a nodata value of its own; what rasterio says of them."""
+    for number in range(3):
+        profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "height": 32, "width": 40, "dtype": "uint16"}
+        profile |= {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5 + 1000 * number, 0, -10, 4e6)}
+        profile |= {"nodata": number, "APPEND_SUBDATASET": "YES" if number else "NO"}
+        with rasterio.open(path, "w", **profile) as raster:
+            raster.write(np.full((1, 32, 40), number, np.uint16), window=Window(0, 0, 40, number + 1))
+            raster.write(np.full((1, 31 - number, 40), 9, np.uint16), window=Window(0, number + 1, 40, 31 - number))
+    said = []
+    for number in range(3):
+        with rasterio.open(f"GTIFF_DIR:{number + 1}:{path}") as raster:
+            said.append((tuple(raster.transform)[:6], raster.nodata, raster.read_masks(1) > 0))
+    return said
+
+
+def test_each_page_of_a_geotiff_has_its_own_place_and_nodata(tmp_path: Path) -> None:
+    said = placed_pages(tmp_path / "s.tif")
+    for source, (transform, nodata, inside) in zip(find_images(tmp_path / "s.tif"), said, strict=True):
+        geometry = geometry_of(source)
+        assert (geometry.transform, geometry.nodata) == (transform, nodata)
+        assert geometry.crs is not None
+        valid = read_source(source, InputSpec(channels=1, white=255)).valid
+        np.testing.assert_array_equal(valid, inside)
+
+
+def test_a_page_without_a_place_has_not_that_of_the_first_which_a_warning_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = [(33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 4e6, 0.0), True)]
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        file.write(noise(32, 40), extratags=place, photometric="minisblack", metadata=None)
+        file.write(noise(32, 40), photometric="minisblack", metadata=None, contiguous=False)
+    first, second = (geometry_of(source) for source in find_images(tmp_path / "s.tif"))
+    assert first.transform == (10, 0, 5e5, 0, -10, 4e6)
+    assert not second.placed
+    assert "A later one has none" in caplog.text
+    (tmp_path / "s.tfw").write_text("20\n0\n0\n-20\n10\n-10\n")
+    assert geometry_of(find_images(tmp_path / "s.tif")[1]).transform == (20, 0, 0, 0, -20, 0)

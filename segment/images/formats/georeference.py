@@ -57,8 +57,8 @@ def quiet_gdal() -> Iterator[Any]:
         yield rasterio
 
 
-def open_raster(path: Path) -> Any:
-    """A rasterio data set.
+def open_raster(path: Path, page: int = 0) -> Any:
+    """A rasterio data set; of a TIFF, one of its pages.
 
     Errors: MissingExtra without rasterio; ImageUnreadable where GDAL does not open it, or a block of it is too large.
     """
@@ -67,7 +67,10 @@ def open_raster(path: Path) -> Any:
             check_boxes(path)
     with quiet_gdal() as rasterio:
         try:
-            raster = rasterio.open(url_of(path), opener=opened_by_ranges) if is_url(path) else rasterio.open(path)
+            if is_url(path):
+                raster = rasterio.open(url_of(path), opener=opened_by_ranges)
+            else:
+                raster = rasterio.open(f"GTIFF_DIR:{page + 1}:{path}" if page else path)
         except (rasterio.errors.RasterioError, *BROKEN) as error:
             raise unreadable_raster(path, "does not open", error) from None
     together = raster.count if raster.profile.get("interleave") == "pixel" else 1
@@ -82,9 +85,9 @@ def open_raster(path: Path) -> Any:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, page: int = 0) -> Iterator[Any]:
     """A rasterio data set, open within a block. Errors: as `open_raster`; ImageUnreadable if the block meets damage."""
-    with quiet_gdal() as rasterio, open_raster(path) as raster:
+    with quiet_gdal() as rasterio, open_raster(path, page) as raster:
         try:
             yield raster
         except (rasterio.errors.RasterioError, *BROKEN) as error:
@@ -99,9 +102,9 @@ def unreadable_raster(path: Path, how: str, error: Exception) -> Exception:
     return ImageUnreadable(f"{url_of(path)!r} {how} as a raster: {one_line(failed or error, 200)}.")
 
 
-def raster_geometry(path: Path) -> Geometry:
+def raster_geometry(path: Path, page: int = 0) -> Geometry:
     """Where a raster lies by rasterio, which reads the files beside it too. Errors: MissingExtra, ImageUnreadable."""
-    with opened(path) as raster:
+    with opened(path, page) as raster:
         placed = raster.crs is not None or not raster.transform.is_identity
         points, crs = ([], raster.crs) if placed else raster.gcps
         a, b, c, d, e, f = (float(value) for value in raster.transform[:6])
@@ -114,21 +117,25 @@ def raster_geometry(path: Path) -> Geometry:
         )
 
 
-def placed_by_tags(file: Any) -> bool:
-    """Whether tags of an open TIFF say where it lies: a CRS, or a transform alone."""
-    tags = file.pages.first.tags
-    return bool(file.is_geotiff) or any(tag in tags for tag in (_MODEL, _SCALE, _TIES))
+def placed_by_tags(page: Any) -> bool:
+    """Whether tags of a page of a TIFF say where it lies: a CRS, or a transform alone."""
+    return bool(page.is_geotiff) or any(tag in page.tags for tag in (_MODEL, _SCALE, _TIES))
 
 
-def tiff_geometry(path: Path) -> Geometry:
-    """Where a TIFF, turned upright, lies; without rasterio its nodata, and a warning where a georeference is lost."""
+def tiff_geometry(path: Path, number: int = 0) -> Geometry:
+    """Where a page of a TIFF, turned upright, lies by its own tags or a world file; by `.aux.xml`, the first only.
+
+    Without rasterio its nodata, and a warning where a georeference is lost.
+    """
     if is_url(path):
         return raster_geometry(path)
     try:
         with tifffile.TiffFile(path) as file:
-            page: Any = file.pages.first
+            page: Any = file.pages[number]
             tags = page.tags
-            placed = placed_by_tags(file) or placed_beside(path)
+            placed = placed_by_tags(page) or placed_beside(path)
+            if not placed and placed_by_tags(file.pages.first):
+                _warn_of_pages_without_place(path)
             if not placed and _NODATA not in tags and 42112 not in tags:
                 return Geometry()
             nodata = str(tags.valueof(_NODATA, default="")).strip("\x00 ")
@@ -138,7 +145,7 @@ def tiff_geometry(path: Path) -> Geometry:
         log.info("%s: no geometry: %s", path, one_line(error, 200))
         return Geometry()
     if find_spec("rasterio") is not None:
-        return upright_geometry(raster_geometry(path), orientation, *size)
+        return upright_geometry(raster_geometry(path, number), orientation, *size)
     if placed:
         _warn_of_lost_georeference()
     return Geometry(nodata=float(nodata) if nodata else None)
@@ -158,6 +165,11 @@ def picture_geometry(path: Path) -> Geometry:
 @lru_cache(maxsize=1)
 def _warn_of_lost_georeference() -> None:
     log.warning("CRS and transform of rasters are not read without rasterio: pip install 'mcbn-segment[geo]'.")
+
+
+@lru_cache(maxsize=64)
+def _warn_of_pages_without_place(path: Path) -> None:
+    log.warning("%s: the first page has a place on a map. A later one has none, nor have the files made of it.", path)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from segment.images.formats.pictures import (
 from segment.images.formats.raster import Raster, SampleMeaning
 from segment.images.isolation import contained
 from segment.images.limits import check_bytes, is_file
+from segment.images.placing.geometry import Geometry
 from segment.stores.ranges import failure, opened_by_ranges
 from segment.stores.urls import is_url, url_of
 
@@ -110,8 +111,8 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
                 return picture if mask is None else replace(picture, mask=upright(mask, orientation))
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
-            geometry = tiff_geometry(path)
-            samples = _samples(page, raw.shape[2], geometry.placed or placed_by_tags(file))
+            geometry = _place_of(path, page)
+            samples = _samples(page, raw.shape[2], geometry.placed or placed_by_tags(page))
     except SegmentError:
         raise
     except _ERRORS as error:
@@ -122,6 +123,30 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
         raise unknown_pixels(path, str(raw.dtype))
     samples = replace(samples, bands=geometry.bands, nodata=geometry.nodata)
     return turned((samples.stored() if stored else samples).raster(raw, mask), orientation)
+
+
+def tiff_place(path: Path, number: int) -> Geometry:
+    """Where one image of a TIFF lies. Errors: as `tiff_geometry`."""
+    if is_url(path):
+        return tiff_geometry(path)
+    try:
+        with _opened(path) as file:
+            _check_pages(file)
+            image = _images(file)[number]
+            page: Any = image.series.pages[image.pages[0]]
+    except _ERRORS as error:  # reported where its pixels are read
+        log.info("%s: no geometry: %s", path, one_line(error, 200))
+        return Geometry()
+    return _place_of(path, page)
+
+
+def _place_of(path: Path, page: Any) -> Geometry:
+    return Geometry() if _is_below(page) else tiff_geometry(path, page.index)
+
+
+def _is_below(page: Any) -> bool:
+    """Whether it is no page of the file but one below a page (SubIFDs), which Pillow and rasterio do not count."""
+    return len(page.treeindex) > 1
 
 
 @contained
@@ -142,7 +167,7 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
                 return None
             if _is_picture(path, file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
                 return None  # Pillow divides by alpha
-            placed = placed_by_tags(file) or tiff_geometry(path).placed
+            placed = placed_by_tags(page) or tiff_geometry(path).placed
             return _samples(page, int(page.samplesperpixel), placed)
     except SegmentError:
         raise
@@ -282,8 +307,10 @@ def _mask_page(file: tifffile.TiffFile, page: Any) -> Any:
 
 def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
+    if _is_below(page):
+        return False
     if (_is_plain(page) or _is_photograph(page)) and (
-        _NODATA in page.tags or placed_by_tags(file) or placed_beside(path) or _mask_page(file, page) is not None
+        _NODATA in page.tags or placed_by_tags(page) or placed_beside(path) or _mask_page(file, page) is not None
     ):
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
@@ -294,7 +321,7 @@ def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Im
     bands = int(page.samplesperpixel) > colours and not (set(named) & {1, 2})
     planar = int(page.planarconfig) == 2
     known = int(page.photometric) in _PILLOWS and all(len(image.pages) == 1 for image in images)
-    return plain and known and not (file.is_geotiff or bands or planar)
+    return plain and known and not (page.is_geotiff or bands or planar)
 
 
 def _is_plain(page: Any) -> bool:

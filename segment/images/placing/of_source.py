@@ -10,8 +10,9 @@ from dataclasses import replace
 from segment.images.contents.copied import by_ranges, image_here
 from segment.images.find import Source
 from segment.images.formats.beside import placed_beside
-from segment.images.formats.georeference import picture_geometry, raster_geometry, tiff_geometry
+from segment.images.formats.georeference import picture_geometry, raster_geometry
 from segment.images.formats.kinds import kind_of
+from segment.images.formats.tiff import tiff_place
 from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
 from segment.images.isolation import contained
@@ -37,7 +38,7 @@ def geometry_of(source: Source) -> Geometry:
 def _geometry_of(source: Source) -> Geometry:
     kind, part = kind_of(source.path), source.part if isinstance(source.part, int) else 0
     if kind == "tiff":
-        return tiff_geometry(source.path)
+        return tiff_place(source.path, part)
     if kind == "raster":
         return raster_geometry(source.path)
     if kind == "picture":
