@@ -18,6 +18,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from segment.images.find import find_images
+from segment.images.formats.georeference import quiet_gdal
 from segment.images.placing.of_source import geometry_of
 from segment.images.read import read_source, size_of
 from segment.images.specs import InputSpec
@@ -80,13 +81,15 @@ MIXED: dict[str, list[tuple[NDArray[Any], dict[str, Any]]]] = {
     "layout": [(noise(32, 40), GREY | options) for options in ({}, {"tile": (16, 16)}, {})],
     "colours": [(noise(32, 40), GREY), (noise(32, 40, 3), RGB), (noise(32, 40), GREY), (noise(32, 40, 3), RGB)],
     "size": [(noise(*size), GREY) for size in ((32, 40), (20, 30), (32, 40))],
+    "half the size": [(noise(*size), GREY) for size in ((32, 40), (16, 20), (8, 10))],
+    "type": [(noise(32, 40, kind=kind), GREY) for kind in (np.uint16, np.uint8, np.uint16)],
 }
 
 
 @pytest.mark.parametrize("differ", MIXED)
 def test_pages_are_numbered_as_they_lie_in_the_file_whatever_they_differ_in(differ: str, tmp_path: Path) -> None:
     pages = written(tmp_path / "s.tif", *MIXED[differ])
-    for pixels, page in zip(read(tmp_path / "s.tif"), pages, strict=True):
+    for pixels, page in zip(read(tmp_path / "s.tif", white=255 if differ == "type" else None), pages, strict=True):
         colours = page if page.ndim == 3 else np.repeat(page[..., None], 3, axis=2)
         np.testing.assert_array_equal(pixels, colours)
 
@@ -165,3 +168,40 @@ def test_a_page_without_a_place_has_not_that_of_the_first_which_a_warning_says(
     assert "A later one has none" in caplog.text
     (tmp_path / "s.tfw").write_text("20\n0\n0\n-20\n10\n-10\n")
     assert geometry_of(find_images(tmp_path / "s.tif")[1]).transform == (20, 0, 0, 0, -20, 0)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("writer", ["imagej", "tifffile"])
+def test_a_stack_with_the_tags_of_its_first_page_only_has_all_its_pages(
+    writer: str, kind: type[np.unsignedinteger], tmp_path: Path
+) -> None:
+    stack, path = noise(4, 20, 30, kind=kind), tmp_path / "s.tif"
+    if writer == "tifffile":
+        tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYX"}, truncate=True)
+    else:  # as ImageJ writes above 4 GB
+        said = "ImageJ=1.53t\nimages=4\nslices=4\nloop=false\n"
+        with tifffile.TiffWriter(path, byteorder=">") as file:
+            file.write(stack[0], photometric="minisblack", description=said, metadata=None, software="")
+        path.write_bytes(path.read_bytes() + stack[1:].astype(stack.dtype.newbyteorder(">")).tobytes())
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == 1
+        np.testing.assert_array_equal(file.asarray(), stack)
+    np.testing.assert_array_equal(np.stack(read(path, channels=1, white=255))[..., 0], stack)
+
+
+def test_a_page_that_kept_the_description_of_a_stack_is_one_image(tmp_path: Path) -> None:
+    page = noise(20, 30, kind=np.uint16)
+    tifffile.imwrite(tmp_path / "p.tif", page, description='{"shape": [4, 20, 30]}', metadata=None)
+    (image,) = read(tmp_path / "p.tif", channels=1, white=255)
+    np.testing.assert_array_equal(image[..., 0], page)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_colour_map_of_8_bits_in_the_place_of_16_is_not_black(bits: int, tmp_path: Path) -> None:
+    colours = noise(3, 2**bits)
+    index = noise(20, 30, kind=np.uint8 if bits == 8 else np.uint16)
+    tifffile.imwrite(tmp_path / "p.tif", index, photometric="palette", colormap=colours.astype(np.uint16))
+    with quiet_gdal(), rasterio.open(tmp_path / "p.tif") as raster:
+        assert raster.colormap(1)[5][:3] == tuple(colours[:, 5])
+    (image,) = read(tmp_path / "p.tif")
+    np.testing.assert_array_equal(image, colours.T[index])

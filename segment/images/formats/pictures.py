@@ -158,9 +158,9 @@ def decoded(path: Path, frame: int | None = None) -> Picture:
             Image.open(BytesIO(data), formats=FORMATS).verify()  # .08 ms: checksums and the end, which load() skips
         image = Image.open(BytesIO(data), formats=FORMATS)
         frames = _frames(image)
-        depth = _depth(image, data)
         if frames == 1 or frame is not None:
             image.seek(frame or 0)
+            depth = _depth(image, data)  # of this page: a TIFF's others may have another
             image.load()  # rotates a TIFF and removes its orientation; the other formats keep theirs
             return Picture(path, data, image, depth, int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -35,40 +33,27 @@ from segment.images.formats.pictures import (
     upright,
 )
 from segment.images.formats.raster import Raster, SampleMeaning
+from segment.images.formats.tiff_pages import MASK, NOT_A_PAGE, TiffImage, images_in, is_below, opened_tiff
 from segment.images.isolation import contained
 from segment.images.limits import check_bytes, is_file
 from segment.images.placing.geometry import Geometry
-from segment.stores.ranges import failure, opened_by_ranges
-from segment.stores.urls import is_url, url_of
+from segment.stores.ranges import failure
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a line on stderr each
 
-_MASK = 4
-_NOT_A_PAGE = 1 | _MASK  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
 _PILLOWS = frozenset({0, 1, 2, 3, 5, 6, 8})  # photometric: white is 0, black is 0, RGB, palette, CMYK, YCbCr, CIE Lab
 _NODATA = 42113  # GDAL's tag
-_CHANNEL_AXES = "CS"
-BYTEORDER: Mapping[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _ERRORS = (Exception,)  # tifffile and its codecs raise of every class for a damaged file
-
-
-@dataclass(frozen=True)
-class _Image:
-    """Where one image lies in a file: its series, and the pages of its channels."""
-
-    series: Any
-    pages: tuple[int, ...]
-    samples: str
 
 
 def tiff_images(path: Path) -> int:
     """How many images a file holds: pages of a stack, without the smaller copies; 1 for what does not open."""
     try:
-        with _opened(path) as file:
-            _check_pages(file)
-            return len(_images(file)) if len(file.pages) > 1 else 1
+        with opened_tiff(path) as file:
+            return len(images_in(file))
     except _ERRORS:
         return 1
 
@@ -82,10 +67,8 @@ def tiff_size(path: Path, number: int | None = None) -> tuple[int, int] | None:
 def _sizes(path: Path, state: FileState | None) -> tuple[tuple[int, int], ...]:
     """Sizes of all images of a file in that state, since pages are asked for one by one; none if it does not open."""
     try:
-        with _opened(path) as file:
-            _check_pages(file)
-            one = len(file.pages) == 1
-            pages: list[Any] = [file.pages.first] if one else [image.series.keyframe for image in _images(file)]
+        with opened_tiff(path) as file:
+            pages: list[Any] = [image.series.keyframe for image in images_in(file)]
             return tuple((int(page.imagelength), int(page.imagewidth)) for page in pages)
     except _ERRORS:
         return ()
@@ -97,20 +80,19 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
     stored: the samples as they are, an index in place of its colour
     """
     try:
-        with _opened(path) as file:
-            _check_pages(file)
-            images = _images(file)
+        with opened_tiff(path) as file:
+            images = images_in(file)
             if len(images) > 1 and number is None:
                 raise several(path, len(images))
             image = images[number or 0]
-            page: Any = image.series.pages[image.pages[0]].aspage()  # its own tags, not those of the first
+            page: Any = image.page.aspage()  # its own tags, not those of the first
             orientation = _orientation(page)
             mask = None if stored else _mask(path, file, page)
             if not stored and _is_picture(path, file, page, images):
                 picture = read_picture(path, None if len(file.pages) == 1 else page.index)
                 return picture if mask is None else replace(picture, mask=upright(mask, orientation))
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
-            raw = _planes(file, image)
+            raw = image.planes()
             geometry = _place_of(path, page)
             samples = _samples(page, raw.shape[2], geometry.placed or placed_by_tags(page))
     except SegmentError:
@@ -130,23 +112,17 @@ def tiff_place(path: Path, number: int) -> Geometry:
     if is_url(path):
         return tiff_geometry(path)
     try:
-        with _opened(path) as file:
-            _check_pages(file)
-            image = _images(file)[number]
-            page: Any = image.series.pages[image.pages[0]]
+        with opened_tiff(path) as file:
+            return _place_of(path, images_in(file)[number].page)
+    except SegmentError:
+        raise
     except _ERRORS as error:  # reported where its pixels are read
         log.info("%s: no geometry: %s", path, one_line(error, 200))
         return Geometry()
-    return _place_of(path, page)
 
 
 def _place_of(path: Path, page: Any) -> Geometry:
-    return Geometry() if _is_below(page) else tiff_geometry(path, page.index)
-
-
-def _is_below(page: Any) -> bool:
-    """Whether it is no page of the file but one below a page (SubIFDs), which Pillow and rasterio do not count."""
-    return len(page.treeindex) > 1
+    return Geometry() if is_below(page) else tiff_geometry(path, page.index)
 
 
 @contained
@@ -157,9 +133,8 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
     Errors: ImageUnreadable where rasterio does not open it; those of a store.
     """
     try:
-        with _opened(path) as file:
-            _check_pages(file)
-            images = _images(file)
+        with opened_tiff(path) as file:
+            images = images_in(file)
             page: Any = file.pages.first
             image = images[0]
             alone = len(images) == len(image.pages) == 1 and image.series.keyframe.index == page.index
@@ -176,18 +151,6 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
             raise failed from None
         log.info("%s: not by windows: %s", path, one_line(error, 200))
         return None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    """A TIFF with its own pages only: OME-XML and Micro-Manager's index name other files, each an image by itself."""
-    alone: dict[str, Any] = {"_multifile": False, "is_micromanager": False}
-    if is_url(path):
-        with opened_by_ranges(url_of(path)) as stream, tifffile.TiffFile(stream, name=path.name, **alone) as file:
-            yield file
-        return
-    with tifffile.TiffFile(path, **alone) as file:
-        yield file
 
 
 def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # noqa: FBT001
@@ -209,75 +172,24 @@ def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # no
 
 
 def _palette(page: Any) -> NDArray[np.uint8] | None:  # -> P 3
-    """A colour for every index, black where the file has none for it; TIFF 6.0 stores them in 16 bits."""
+    """A colour for every index, black where the file has none for it; TIFF 6.0 stores them in 16 bits.
+
+    A map of 8-bit values in that place is taken for what it is, as by libtiff and GDAL.
+    """
     bits = int(page.bitspersample)
     if page.colormap is None or bits > 16 or page.dtype.kind not in "bu":
         return None
-    colours = (np.reshape(page.colormap, (3, -1)).T[: 2**bits] >> 8).astype(np.uint8)
+    unused = 0 if _has_small_colours(page) else 8
+    colours = (np.reshape(page.colormap, (3, -1)).T[: 2**bits] >> unused).astype(np.uint8)
     return np.pad(colours, ((0, 2**bits - len(colours)), (0, 0)))
+
+
+def _has_small_colours(page: Any) -> bool:
+    return page.colormap is not None and bool(np.max(page.colormap) < 256)
 
 
 def _orientation(page: Any) -> int:
     return int(page.tags.valueof(274, default=1))
-
-
-def _check_pages(file: Any) -> None:
-    """Raises ValueError where a page leads back to an earlier one: tifffile would go round for ever."""
-    handle, form = file.filehandle, file.tiff
-    place, seen = int(file.pages.first.offset), set[int]()
-    while 0 < place < handle.size:
-        if place in seen:
-            raise ValueError("its pages lead back to one another")
-        seen.add(place)
-        handle.seek(place)
-        count = handle.read(form.tagnosize)
-        handle.seek(form.tagsize * int.from_bytes(count, BYTEORDER[form.byteorder]), 1)
-        place = int.from_bytes(handle.read(form.offsetsize), BYTEORDER[form.byteorder])
-
-
-def _images(file: tifffile.TiffFile) -> list[_Image]:
-    """The images of a file in the order of its pages, which tifffile groups by layout, size and type."""
-    images = list(_images_of(file)) or [_Image(file.series[0], (0,), file.series[0].keyframe.axes)]
-    return images if len(file.series) == 1 else sorted(images, key=_place_in_file)
-
-
-def _place_in_file(image: _Image) -> tuple[int, ...]:
-    page: Any = image.series.pages[image.pages[0]] or image.series.keyframe  # OME-XML may name a page that is missing
-    return tuple(page.treeindex)
-
-
-def _images_of(file: tifffile.TiffFile) -> Iterator[_Image]:
-    """Every image; channels that lie in pages of their own belong to one."""
-    for series in file.series:
-        page: Any = series.keyframe
-        if int(page.subfiletype) & _NOT_A_PAGE:
-            continue
-        leading = series.axes[: max(0, len(series.axes) - len(page.axes))]
-        lengths = series.shape[: len(leading)]
-        if not leading:
-            yield _Image(series, (0,), page.axes)
-            continue
-        order = np.arange(math.prod(lengths)).reshape(lengths)
-        channels = [axis for axis, letter in enumerate(leading) if letter in _CHANNEL_AXES]
-        order = np.moveaxis(order, channels, range(-len(channels), 0)) if channels else order[..., None]
-        width = math.prod(lengths[axis] for axis in channels)
-        for pages in order.reshape(-1, width):
-            yield _Image(series, tuple(int(page) for page in pages), page.axes)
-
-
-def _planes(file: tifffile.TiffFile, image: _Image) -> NDArray[Any]:  # -> H W B
-    pages = [image.series.pages[number] for number in image.pages]
-    planes = []
-    for page in pages:
-        values = page.asarray()
-        if image.samples == "SYX":  # planar
-            values = np.moveaxis(values, 0, -1)
-        elif image.samples == "YX":
-            values = values[..., None]
-        elif image.samples != "YXS":
-            raise ValueError(f"its axes are {image.samples}, not rows, columns and samples")
-        planes.append(values)
-    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
 
 def _mask(path: Path, file: tifffile.TiffFile, page: Any) -> NDArray[np.bool_] | None:  # H W
@@ -298,16 +210,16 @@ def _mask_page(file: tifffile.TiffFile, page: Any) -> Any:
     pages: Any = file.pages
     for other in islice(pages, page.index + 1, None):
         kind = int(getattr(other, "subfiletype", 0))
-        if not kind & _NOT_A_PAGE:
+        if not kind & NOT_A_PAGE:
             break
-        if kind & _MASK and (other.imagelength, other.imagewidth) == (page.imagelength, page.imagewidth):
+        if kind & MASK and (other.imagelength, other.imagewidth) == (page.imagelength, page.imagewidth):
             return other
     return None
 
 
-def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
+def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[TiffImage]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
-    if _is_below(page):
+    if is_below(page):
         return False
     if (_is_plain(page) or _is_photograph(page)) and (
         _NODATA in page.tags or placed_by_tags(page) or placed_beside(path) or _mask_page(file, page) is not None
@@ -315,12 +227,12 @@ def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Im
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
     named = [int(kind) for kind in page.extrasamples]
-    if int(page.photometric) == 1 and page.colormap is not None:
+    if page.colormap is not None and (int(page.photometric) == 1 or _has_small_colours(page)):
         return False
     colours = {0: 1, 1: 1, 2: 3}.get(int(page.photometric), 4)
     bands = int(page.samplesperpixel) > colours and not (set(named) & {1, 2})
     planar = int(page.planarconfig) == 2
-    known = int(page.photometric) in _PILLOWS and all(len(image.pages) == 1 for image in images)
+    known = int(page.photometric) in _PILLOWS and all(len(image.pages) == 1 and not image.stacked for image in images)
     return plain and known and not (page.is_geotiff or bands or planar)
 
 
