@@ -136,6 +136,7 @@ def add_entropy(nodes: Nodes, p: str, entropy: str, head: Head) -> None:
     nodes.constant(f"{p}_smallest", np.array(SMALLEST, np.float32))
     nodes.add(_of_each(p, p))
     if head != "multilabel":
+        nodes.constant(f"{p}_classes", np.array([1]))
         nodes.add(f"{p}_sum = ReduceSum <keepdims = 0> ({p}_each, {p}_classes)")
     else:
         nodes.constant(f"{p}_one", np.array(1, np.float32))
@@ -145,7 +146,6 @@ def add_entropy(nodes: Nodes, p: str, entropy: str, head: Head) -> None:
             {p}_both = Add ({p}_each, {p}_not_each)
             {p}_sum = ReduceMean <axes = [1], keepdims = 0> ({p}_both)
         """)
-    nodes.constant(f"{p}_classes", np.array([1]))
     nodes.add(f"{entropy} = Neg ({p}_sum)")
 
 
