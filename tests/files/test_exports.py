@@ -114,6 +114,24 @@ def test_geotiffs_are_cloud_optimised_and_lie_where_the_source_does(tmp_path: Pa
     }
 
 
+def test_a_crs_that_geotiff_has_no_keys_for_lies_beside_each_file(tmp_path: Path) -> None:
+    rotated = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +to_meter=0.0174532925199433"
+    crs = rasterio.crs.CRS.from_proj4(rotated)
+    image, noted = exported(replace(PLACED, crs=crs.to_wkt())), list[str]()
+
+    def path(name: str) -> Path:
+        noted.append(name)
+        return tmp_path / name
+
+    write_tifs(path, image)
+    for name in (*image.maps, "prediction", "probability"):
+        with rasterio.open(tmp_path / f"{name}.tif") as raster:
+            assert raster.crs == crs
+            assert tuple(raster.transform)[:6] == PLACED.transform
+        assert (tmp_path / f"{name}.tif.aux.xml").is_file()
+    assert sorted(noted) == sorted(file.name for file in tmp_path.iterdir())
+
+
 def test_tiffs_of_an_image_without_a_georeference_are_plain_and_equal(tmp_path: Path) -> None:
     image = exported(hidden=2, side=600)  # several strips
     write_tifs(into(tmp_path), image)

@@ -6,6 +6,7 @@ Must not know a network. A map is read and written some rows at a time, so that 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,37 +49,43 @@ class _Bands:
 def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
     """prediction.tif (class indices), a .tif for each measure, probability.tif (a band a class).
 
-    The indices have the classes' colours; the masks of a multi-label head hold 0, 1 and 255, and have none.
+    The indices have the classes' colours; the masks of a multi-label head hold 0, 1 and 255, and have none. A CRS that
+    GeoTIFF has no keys for (a rotated pole, say) is in GDAL's file beside each, NAME.tif.aux.xml.
     """
     if image.prediction is not None:
-        kind, file = mask_type(len(image.classes)), path("prediction.tif")
+        kind = mask_type(len(image.classes))
         if len(image.prediction.shape) == 3:
             masks = _Bands(list(_planes(image.prediction)), image.classes, kind, float(UNCLAIMED))
-            _write(file, image, masks)
+            _write(path, "prediction", image, masks)
         else:
             none = float(no_class(len(image.classes)))
-            _write(file, image, _Bands([image.prediction], ["prediction"], kind, none, image.palette))
+            _write(path, "prediction", image, _Bands([image.prediction], ["prediction"], kind, none, image.palette))
     for name, values in image.maps.items():
-        _write(path(f"{name}.tif"), image, _Bands([values], [name], np.dtype(np.float32), np.nan))
+        _write(path, name, image, _Bands([values], [name], np.dtype(np.float32), np.nan))
     if image.probability is not None:
         planes = list(_planes(image.probability))
-        _write(path("probability.tif"), image, _Bands(planes, image.classes, np.dtype(np.float32), np.nan))
+        _write(path, "probability", image, _Bands(planes, image.classes, np.dtype(np.float32), np.nan))
 
 
 def _planes(array: Plane) -> Iterator[Plane]:
     return (array[index] for index in range(array.shape[0]))
 
 
-def _write(path: Path, image: ExportedImage, bands: _Bands) -> None:
+def _write(path: Callable[[str], Path], name: str, image: ExportedImage, bands: _Bands) -> None:
     nodata = bands.nodata if image.absent or image.geometry.nodata is not None else None
     if not image.geometry.placed:
-        _write_plain(path, bands, nodata)
+        _write_plain(path(f"{name}.tif"), bands, nodata)
     else:
-        _write_geotiff(path, image, bands, nodata)
+        _write_geotiff(path(f"{name}.tif"), image, bands, nodata, lambda: path(f"{name}.tif.aux.xml"))
 
 
-def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: float | None) -> None:
-    """By way of a tiled GeoTIFF beside it, because GDAL writes a cloud-optimised one only as a copy."""
+def _write_geotiff(
+    path: Path, image: ExportedImage, bands: _Bands, nodata: float | None, beside: Callable[[], Path]
+) -> None:
+    """By way of a tiled GeoTIFF beside it, because GDAL writes a cloud-optimised one only as a copy.
+
+    beside: the path of the file for what a GeoTIFF cannot hold, asked for where GDAL writes one
+    """
     rasterio = imported("rasterio", extra="geo", what="GeoTIFFs")
     imported("rasterio.shutil", extra="geo", what="GeoTIFFs")
     windows = imported("rasterio.windows", extra="geo", what="GeoTIFFs")
@@ -98,6 +105,8 @@ def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: floa
     with (
         fresh_path(path) as place,
         _removed_after(place.with_suffix(".tiled.tif")) as tiled,
+        _removed_after(_aux(tiled)),
+        _removed_after(_aux(place)) as aux,
         quiet_gdal(),
         _refusing(path),
     ):
@@ -120,6 +129,13 @@ def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: floa
             overview_resampling="average" if real else "nearest",
             bigtiff="IF_SAFER",
         )
+        if aux.exists():
+            with fresh_path(beside()) as place_beside:
+                shutil.copyfile(aux, place_beside)
+
+
+def _aux(path: Path) -> Path:
+    return path.with_name(f"{path.name}.aux.xml")
 
 
 @contextmanager
