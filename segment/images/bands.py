@@ -24,11 +24,12 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
     """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
-    them). Names are looked up among the file's band names, in any case; a file without names, or with numbers for
-    names, has its bands in the card's order. The names of some of its bands are names.
+    them; those multiplied by it are divided). Where it is a band, all are as they are stored. Names are looked up among
+    the file's band names, in any case; a file without names, or with numbers for names, has its bands in the card's
+    order. The names of some of its bands are names.
     name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
     """
-    raw, count = raster.raw, raster.raw.shape[2]
+    raw, count = raster.straight(), raster.raw.shape[2]
     opaque = [plane for plane in range(count) if plane != raster.alpha]
     named = not all(map(_NUMBERED.fullmatch, raster.bands))
     if isinstance(channels, tuple) and (named or set(channels) <= set(raster.bands)):
@@ -37,7 +38,7 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
     if len(opaque) == wanted:
         return raw if count == wanted else raw[..., opaque]
     if count == wanted and not isinstance(channels, str):
-        return raw
+        return raster.raw
     if isinstance(channels, str) and len(opaque) == 1:
         return np.repeat(raw[..., opaque], 3, axis=2)
     held = count_of(len(opaque), "band") + (" and alpha" if raster.alpha is not None else "")

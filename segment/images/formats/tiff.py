@@ -140,8 +140,6 @@ def samples_by_windows(path: Path) -> SampleMeaning | None:
             alone = len(images) == len(image.pages) == 1 and image.series.keyframe.index == page.index
             if not alone or _orientation(page) != 1 or not (_is_plain(page) or _is_photograph(page)):
                 return None
-            if _is_picture(path, file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
-                return None  # Pillow divides by alpha
             placed = placed_by_tags(page) or tiff_geometry(path).placed
             return _samples(page, int(page.samplesperpixel), placed)
     except SegmentError:
@@ -158,16 +156,20 @@ def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # no
     extra = [int(kind) for kind in page.extrasamples]
     photometric, bits = int(page.photometric), int(page.bitspersample)
     alpha = next((count - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
+    multiplied = alpha is not None and extra[alpha - count] == 1
     clear = georeferenced and alpha is not None
     if alpha is None and photometric == 2 and count == 4:
         alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     palette = _palette(page) if photometric in (1, 3) and count == 1 else None  # GDAL may write 1 beside a colour map
+    whole_numbers = int(page.sampleformat) == 1
     return SampleMeaning(
         palette=palette,
-        black=2**bits - 1 if photometric == 0 and int(page.sampleformat) == 1 else None,
+        black=2**bits - 1 if photometric == 0 and whole_numbers else None,
         bit=bits == 1 and count == 1 and palette is None,
         alpha=alpha,
         clear=clear,
+        white=2**bits - 1 if 2 <= bits <= 7 and whole_numbers and palette is None else None,
+        multiplied=multiplied,
     )
 
 
@@ -227,6 +229,8 @@ def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[Tif
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
     named = [int(kind) for kind in page.extrasamples]
+    if _is_plain(page) and 1 in [int(kind) for kind in page.extrasamples]:
+        return False  # Pillow divides by alpha, also where that is taken as a band
     if page.colormap is not None and (int(page.photometric) == 1 or _has_small_colours(page)):
         return False
     colours = {0: 1, 1: 1, 2: 3}.get(int(page.photometric), 4)
