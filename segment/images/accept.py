@@ -156,7 +156,7 @@ class Accept:
             return read_source(Source("", Path(given)), self.file_spec).pixels
         if isinstance(given, Image.Image):
             raster = planes_of_pillow(given)
-            planes = channels_in(raster, self.file_spec.channels, "the Pillow image")
+            planes = channels_in(raster, self.file_spec.channels, "the Pillow image").raw
             return in_255(planes, self.spec.white, "the Pillow image", self.spec.channels)
         if not isinstance(given, np.ndarray):
             raise WrongUse(f"An image is an array, a tensor, a Pillow image or a path, not a {type(given).__name__}.")

@@ -14,39 +14,53 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, count_of
 from segment.images.formats.raster import Raster
-from segment.images.specs import Channels, PerChannel, numbers_of, planes_of
+from segment.images.specs import Channels, InputSpec, PerChannel, numbers_of, planes_of
 
 _NUMBERED = re.compile(r"(band|channel|layer)?[ _-]?\d*", re.IGNORECASE)
 """Names that say no more than the order does."""
 
 
-def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]:  # -> H W C
+def in_channels(raster: Raster, spec: InputSpec, name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """The pixels (H W C, 0..255) that a card asks for, 0 where they hold no data, and where they do (None: everywhere).
+
+    Errors: ImageUnreadable, as `channels_in` and `in_255`.
+    """
+    taken = channels_in(raster, spec.channels, name)
+    valid = taken.valid()
+    return in_255(filled(taken.raw, valid), spec.white, name, spec.channels), valid
+
+
+def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
-    them; those multiplied by it are divided). Where it is a band, all are as they are stored. Names are looked up among
-    the file's band names, in any case; a file without names, or with numbers for names, has its bands in the card's
-    order. The names of some of its bands are names.
+    them; those multiplied by it are divided), and is no band of a name. Where it is a band, all are as they are stored.
+    Names are looked up among the file's band names, in any case; a file without names, or with numbers for names, has
+    its bands in the card's order. The names of some of its bands are names. Colours are red, green and blue by what the
+    file says of its bands, else in its order.
     name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
     """
-    raw, count = raster.straight(), raster.raw.shape[2]
+    straight, count = raster.straight(), raster.raw.shape[2]
     opaque = [plane for plane in range(count) if plane != raster.alpha]
     named = not all(map(_NUMBERED.fullmatch, raster.bands))
     if isinstance(channels, tuple) and (named or set(channels) <= set(raster.bands)):
-        return raw[..., [_place_of(band, raster.bands, name) for band in channels]]
+        return straight.taken([_place_of(band, raster.bands, name) for band in channels])
     wanted = 3 if isinstance(channels, str) else planes_of(channels)
     if len(opaque) == wanted:
-        return raw if count == wanted else raw[..., opaque]
-    if count == wanted and not isinstance(channels, str):
-        return raster.raw
+        by_colour = isinstance(channels, str) and sorted(raster.rgb) == opaque
+        return straight.taken(raster.rgb if by_colour else opaque)
+    if count == wanted and (isinstance(channels, int) or (isinstance(channels, tuple) and raster.guessed)):
+        return raster
     if isinstance(channels, str) and len(opaque) == 1:
-        return np.repeat(raw[..., opaque], 3, axis=2)
+        return straight.taken(opaque * 3)
     held = count_of(len(opaque), "band") + (" and alpha" if raster.alpha is not None else "")
     if raster.bands:
         held += f" ({_listed(raster.bands)})"
     if channels == 1 and len(opaque) == 3:
         raise ImageUnreadable(f"{name!r} holds {held}, where one is asked for. Say `input: {{channels: grey}}`.")
     advice = f"Say `input: {{channels: {len(opaque)}}}` in the card of a network that takes them all"
+    if isinstance(channels, tuple) and count == wanted:
+        advice += f", `{{channels: {count}}}` of one that takes alpha too"
     if raster.bands:
         advice += ", or name those it takes, `channels: [...]`"
     raise ImageUnreadable(f"{name!r} holds {held}, where {_described(channels)} asked for. {advice}.")

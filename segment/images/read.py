@@ -7,7 +7,7 @@ Must not know what a network wants of its input beyond the card's `input:`, nor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
-from segment.images.bands import channels_in, filled, in_255
+from segment.images.bands import in_channels
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
@@ -76,13 +76,11 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
 def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     check_pixels(source.path, size_of(source), spec.max_pixels)
     raster = decode(source.path, source.part, source.axis)
-    valid = raster.valid()
+    pixels, valid = in_channels(raster, spec, str(source.path))
     if source.mask is not None:
         inside = _region_mask(source, source.mask, (raster.raw.shape[0], raster.raw.shape[1]))
         valid = inside if valid is None else valid & inside
-    raw = channels_in(raster, spec.channels, str(source.path))
-    data = raster.valid()
-    return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
+    return Pixels(pixels, valid)
 
 
 @contained
@@ -152,13 +150,15 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
         if number is None and (count := frame_count(path)) > 1:
             raise several(path, count)
         return Raster(read_frame(path, number or 0))
-    raster = read_picture(path, number)
-    if raster.alpha is None or number is not None or not placed_beside(path):
-        return raster
+    return read_picture(path, number, clear=number is None and _is_placed(path))
+
+
+def _is_placed(path: Path) -> bool:
+    """Whether a file beside a picture says where it lies."""
     try:
-        return replace(raster, clear=picture_geometry(path).placed)
+        return placed_beside(path) and picture_geometry(path).placed
     except ImageUnreadable:  # GDAL does not know its format: reported where its place is asked for
-        return raster
+        return False
 
 
 def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]:  # H W

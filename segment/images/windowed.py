@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segment.axes import ROWS
 from segment.errors import ImageUnreadable
-from segment.images.bands import channels_in, filled, in_255
+from segment.images.bands import channels_in, in_channels
 from segment.images.formats.georeference import Described, described
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster, SampleMeaning
@@ -89,8 +89,7 @@ class WindowedImage:
 
     def __getitem__(self, window: Any) -> NDArray[Any]:  # -> h w C
         raster = self._raster(*self._spans(window))
-        raw = channels_in(raster, self.spec.channels, str(self.path))
-        return in_255(filled(raw, raster.valid()), self.spec.white, str(self.path), self.spec.channels)
+        return in_channels(raster, self.spec, str(self.path))[0]
 
     def small(self, side: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """The image (H W C) at most so large, from its overviews where it has them, and where that holds data."""
@@ -98,10 +97,7 @@ class WindowedImage:
         step = max(1, -(-max(height, width) // side))
         size = -(-height // step), -(-width // step)
         mask = mask_overview_of(self.path, size) if self.masked else None
-        raster = self.samples.raster(overview_of(self.path, size), mask)
-        valid = raster.valid()
-        raw = channels_in(raster, self.spec.channels, str(self.path))
-        return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
+        return in_channels(self.samples.raster(overview_of(self.path, size), mask), self.spec, str(self.path))
 
     def valid(self) -> Bits | None:  # H W
         """Where it holds data; None: everywhere."""
@@ -111,7 +107,7 @@ class WindowedImage:
         whole, everywhere = Bits(height, width), True
         for start in range(0, height, ROWS):
             stop = min(start + ROWS, height)
-            part = self._raster((start, stop), (0, width)).valid()
+            part = channels_in(self._raster((start, stop), (0, width)), self.spec.channels, str(self.path)).valid()
             whole.set_rows(start, np.ones((stop - start, width), np.bool_) if part is None else part)
             everywhere &= part is None
         return None if everywhere else whole
@@ -141,7 +137,8 @@ def _described(path: Path) -> Described:
     samples = samples_by_windows(path) if kind_of(path) == "tiff" else None
     if samples is None:
         return file
-    return replace(file, samples=replace(samples, bands=file.samples.bands, nodata=file.samples.nodata))
+    own = file.samples
+    return replace(file, samples=replace(samples, bands=own.bands, nodata=own.nodata, rgb=own.rgb))
 
 
 def region_in_windows(path: Path) -> Bits:  # H W

@@ -46,6 +46,9 @@ _NODATA, _MODEL, _SCALE, _TIES = 42113, 34264, 33550, 33922
 """GDAL's tag; GeoTIFF: model transformation, pixel scale, tie points."""
 
 
+_COLOURS = ("red", "green", "blue")
+
+
 @contextmanager
 def quiet_gdal() -> Iterator[Any]:
     """rasterio, with GDAL's messages and its cache kept small within the block. Errors: MissingExtra without it."""
@@ -112,8 +115,9 @@ def raster_geometry(path: Path, page: int = 0) -> Geometry:
             crs=crs.to_wkt() if crs is not None else None,
             transform=(a, b, c, d, e, f) if placed else None,
             gcps=tuple((point.row, point.col, point.x, point.y, point.z or 0.0) for point in points),
-            nodata=None if raster.nodata is None else float(raster.nodata),
+            nodata=_nodata(raster),
             bands=tuple(name or "" for name in raster.descriptions) if any(raster.descriptions) else (),
+            rgb=_rgb(raster),
         )
 
 
@@ -159,7 +163,7 @@ def picture_geometry(path: Path) -> Geometry:
         _warn_of_lost_georeference()
         return Geometry()
     orientation, size = orientation_and_size(path)
-    return upright_geometry(replace(raster_geometry(path), nodata=None, bands=()), orientation, *size)
+    return upright_geometry(replace(raster_geometry(path), nodata=None, bands=(), rgb=()), orientation, *size)
 
 
 @lru_cache(maxsize=1)
@@ -193,19 +197,30 @@ def described(path: Path) -> Described:
             palette=_palette(raster) if kinds == ["palette"] else None,
             alpha=kinds.index("alpha") if "alpha" in kinds else None,
             bands=geometry.bands,
-            nodata=_nodata(raster),
+            nodata=geometry.nodata,
             clear=True,
+            rgb=geometry.rgb,
         )
         masked = [flag.name for flag in raster.mask_flag_enums[0]] == ["per_dataset"]  # "alpha" stands beside it
         return Described(int(raster.height), int(raster.width), np.dtype(raster.dtypes[0]).kind, samples, masked)
 
 
 def _nodata(raster: Any) -> float | tuple[float, ...] | None:
-    """The value without data, one a band where they differ; the first band's where a band has none, as alpha."""
-    values = [None if value is None else float(value) for value in raster.nodatavals]
-    if None in values or len(set(values)) == 1:
-        return values[0]
-    return tuple(value for value in values if value is not None)
+    """The value without data, one a band where they differ, NaN of a band that has none, as alpha."""
+    values = raster.nodatavals
+    if len(set(values)) == 1:
+        return None if values[0] is None else float(values[0])
+    return tuple(math.nan if value is None else float(value) for value in values)
+
+
+def _rgb(raster: Any) -> tuple[int, ...]:
+    """The bands of red, green and blue by their names, else colour interpretation; (): not said, or in that order."""
+    names = [(name or "").casefold() for name in raster.descriptions]
+    for said in (names, [interpretation.name for interpretation in raster.colorinterp]):
+        if all(said.count(colour) == 1 for colour in _COLOURS):
+            places = [said.index(colour) for colour in _COLOURS]
+            return () if places == sorted(places) else tuple(places)
+    return ()
 
 
 def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3

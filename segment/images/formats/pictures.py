@@ -62,12 +62,16 @@ class Picture:
     orientation: int
 
 
-def read_picture(path: Path, frame: int | None = None) -> Raster:
-    """A picture's planes: grey, grey and alpha, RGB or RGB and alpha; a palette looked up, CMYK converted."""
+def read_picture(path: Path, frame: int | None = None, *, clear: bool = False) -> Raster:
+    """A picture's planes: grey, grey and alpha, RGB or RGB and alpha; a palette looked up, CMYK converted.
+
+    clear: whether fully transparent pixels hold no data, also those of a colour or an index that the file names
+    """
     picture = decoded(path, frame)
     raw = _eight_bit(picture) if picture.depth <= 8 else _sixteen_bit(picture)
     alpha = raw.shape[2] - 1 if raw.shape[2] in (2, 4) else None
-    return Raster(upright(raw, picture.orientation), alpha)
+    opaque = _opaque(picture, raw) if clear and alpha is None else None
+    return turned(Raster(raw, alpha, clear=clear, mask=opaque), picture.orientation)
 
 
 def planes_of_pillow(image: Image.Image) -> Raster:
@@ -240,6 +244,19 @@ def _eight_bit(picture: Picture) -> NDArray[np.uint8]:  # H W B
         rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
         pixels[top : top + _ROWS] = np.asarray(rows).reshape(rows.height, image.width, planes)
     return pixels
+
+
+def _opaque(picture: Picture, raw: NDArray[Any]) -> NDArray[np.bool_] | None:  # H W
+    """Where a picture has another colour or index than those that its file calls transparent; None: it names none."""
+    image, named = picture.image, picture.image.info.get("transparency")
+    if named is None:
+        return None
+    if image.mode == "P":
+        alphas = named if isinstance(named, bytes) else bytes(index != named for index in range(256))
+        return np.frombuffer(alphas.ljust(256, b"\xff"), np.uint8)[np.asarray(image)] > 0
+    if image.mode == "L" and picture.depth < 8:
+        named *= 255 // (2**picture.depth - 1)  # Pillow stretches the pixels, not the number
+    return (raw != named).any(axis=2)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a line on stderr each
 
 _PILLOWS = frozenset({0, 1, 2, 3, 5, 6, 8})  # photometric: white is 0, black is 0, RGB, palette, CMYK, YCbCr, CIE Lab
-_NODATA = 42113  # GDAL's tag
+_METADATA, _NODATA = 42112, 42113  # GDAL's tags: names of bands, the value without data
 _ERRORS = (Exception,)  # tifffile and its codecs raise of every class for a damaged file
 
 
@@ -103,7 +103,10 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
         raise undecodable(path, contents(path), ValueError(f"its shape is {raw.shape}"))
     if raw.dtype.kind not in "buif":
         raise unknown_pixels(path, str(raw.dtype))
-    samples = replace(samples, bands=geometry.bands, nodata=geometry.nodata)
+    nodata = geometry.nodata
+    if isinstance(nodata, tuple) and len(nodata) != raw.shape[2]:  # of the first page alone, of several
+        nodata = nodata[0]
+    samples = replace(samples, bands=geometry.bands, nodata=nodata, rgb=geometry.rgb)
     return turned((samples.stored() if stored else samples).raster(raw, mask), orientation)
 
 
@@ -158,8 +161,9 @@ def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # no
     alpha = next((count - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
     multiplied = alpha is not None and extra[alpha - count] == 1
     clear = georeferenced and alpha is not None
-    if alpha is None and photometric == 2 and count == 4:
-        alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
+    guessed = alpha is None and photometric == 2 and count == 4
+    if guessed:
+        alpha = 3
     palette = _palette(page) if photometric in (1, 3) and count == 1 else None  # GDAL may write 1 beside a colour map
     whole_numbers = int(page.sampleformat) == 1
     return SampleMeaning(
@@ -170,6 +174,7 @@ def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # no
         clear=clear,
         white=2**bits - 1 if 2 <= bits <= 7 and whole_numbers and palette is None else None,
         multiplied=multiplied,
+        guessed=guessed,
     )
 
 
@@ -224,7 +229,10 @@ def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[Tif
     if is_below(page):
         return False
     if (_is_plain(page) or _is_photograph(page)) and (
-        _NODATA in page.tags or placed_by_tags(page) or placed_beside(path) or _mask_page(file, page) is not None
+        not {_NODATA, _METADATA}.isdisjoint(page.tags.keys())
+        or placed_by_tags(page)
+        or placed_beside(path)
+        or _mask_page(file, page) is not None
     ):
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1

@@ -108,4 +108,4 @@ def _ids_of_map(path: Path, part: int | str | None, axis: int, scheme: LabelSche
             f"{str(path)!r} is no label map: it holds {bands} bands, where a map has one of ids, or three of colours. "
             "Write the ids alone; of a band for each class, the index of the largest."
         )
-    return scheme.of_colours(channels_in(raster, "RGB", str(path)), str(path))
+    return scheme.of_colours(channels_in(raster, "RGB", str(path)).raw, str(path))

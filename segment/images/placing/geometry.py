@@ -28,8 +28,9 @@ class Geometry:
     transform: (a, b, c, d, e, f), as rasterio's Affine: the corner of pixel (row, column) lies at
         x = a column + b row + c, y = d column + e row + f, in units of `crs`
     gcps: ground control points (row, column, x, y, z), in units of `crs`, of a raster without a transform
-    nodata: raw value of a pixel that holds no data
+    nodata: raw value of a pixel that holds no data; one a band where they differ, NaN of a band without
     bands: names of the bands, in the file's order
+    rgb: the bands of red, green and blue, from 0, where the file says that they are in another order
     volume: what all slices of one volume share, a path or a DICOM series' UID; "" for a plain image or a video
     affine: of a volume: voxel (i, j, k) -> (x, y, z) in mm, right-anterior-superior as nibabel has it
     affine_said: False where the file does not say the affine, which is then nibabel's guess or the identity
@@ -42,8 +43,9 @@ class Geometry:
     crs: str | None = None
     transform: Transform | None = None
     gcps: tuple[tuple[float, ...], ...] = ()
-    nodata: float | None = None
+    nodata: float | tuple[float, ...] | None = None
     bands: tuple[str, ...] = ()
+    rgb: tuple[int, ...] = ()
     volume: str = ""
     affine: Affine | None = None
     affine_said: bool = True
