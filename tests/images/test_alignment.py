@@ -105,6 +105,20 @@ def test_one_slice_is_the_region_mask_of_all_slices_of_its_columns(volume: Sourc
     np.testing.assert_array_equal(valid, inside[:, :, 0].T != 0)
 
 
+def test_the_label_map_of_one_slice_is_that_of_no_other_slice(volume: Source, tmp_path: Path) -> None:
+    stored = RNG.integers(0, 4, VOXELS).astype(np.int16)
+    for number in range(2):
+        place = LPS.copy()
+        place[:3, 3] = (LPS @ [0, 0, number, 1])[:3]
+        label = nifti(tmp_path / str(number) / "l.nii.gz", stored[:, :, number : number + 1], place)
+        if number == 1:
+            found = read_label_ids(label, None, 2, (44, 40), LabelScheme(), image=volume)
+            np.testing.assert_array_equal(found, stored[:, :, 1].T)
+        else:
+            with pytest.raises(ImageUnreadable, match=r"The label map .* lies elsewhere .* corners are up to 1 pixels"):
+                read_label_ids(label, None, 2, (44, 40), LabelScheme(), image=volume)
+
+
 @pytest.mark.parametrize(
     ("place", "apart"),
     [(Affine(10, 0, 500000, 0, 10, 5200000 - 320), 32), (Affine(10, 0, 500000 - 200, 0, -10, 5200000), 20)],

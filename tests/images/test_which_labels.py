@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from plain import Toy, calibrated, seeded
@@ -210,13 +211,33 @@ def test_arrays_of_two_files_belong_together_by_their_keys(tmp_path: Path) -> No
         label_of(second)
     for key, others in (("left", "right"), ("label", None), ("top", None)):
         np.savez(tmp_path / "others.npz", **{key: left})  # type: ignore[arg-type]
+        if others is None:
+            with pytest.raises(WrongUse, match=r"others\.npz' is given as the label map of 2 images"):
+                labelled(tmp_path / "list.csv", None)
+            continue
         first, second = labelled(tmp_path / "list.csv", None)
         assert label_of(first).max() == 1
-        if others is None:
-            assert label_of(second).max() == 1, "the one array of both"
-        else:
-            with pytest.raises(ImageUnreadable, match=others):
-                label_of(second)
+        with pytest.raises(ImageUnreadable, match=others):
+            label_of(second)
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+def test_one_label_map_is_not_that_of_all_images_of_a_file(pages: int, tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 255, (3, *SIZE)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack")
+    label = np.ones((pages, *SIZE), np.uint8).squeeze()
+    tifffile.imwrite(tmp_path / "l.tif", label, photometric="minisblack", metadata=None)
+    image(tmp_path / "m.png", 255)
+    listed = tmp_path / "list.csv"
+    listed.write_text("image,label,mask\ns.tif,l.tif,m.png\n")
+    with pytest.raises(WrongUse, match=r"l\.tif' is given as the label map of 3 images of .*s\.tif'.* as 's/0000'"):
+        labelled(listed, None)
+    with pytest.raises(WrongUse, match="label map of 3 images"):
+        labelled(tmp_path / "s.tif", listed)
+    assert len({source.mask for source in find_images(listed)}) == 1, "a region mask is that of all"
+    listed.write_text("image,label,id\ns.tif,l.tif,s/0001\n")
+    (source,) = labelled(listed, None)
+    assert (source.part, source.label_part) == (1, None)
 
 
 def test_the_array_called_label_is_the_label_map_whatever_else_a_file_holds(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
 
     A file of one annotation belongs to each row that names it. Of several, one that does not fit a row is asked for by
     the image's id, which is reported where it is read.
-    Errors: WrongUse where two images would have the same labels.
+    Errors: WrongUse where two images would have the same labels, or images of one file one label map.
     """
     sources, of_file = with_slices(sources), defaultdict[Path, list[Source]](list)
     for source in sources:
@@ -90,6 +90,7 @@ def with_label_parts(sources: Sequence[Source]) -> tuple[Source, ...]:
             if len(rows) > 1 and len(annotations_in(path)) > 1:  # the file of one row is opened where it is read
                 part_of = {source.id: source.label_part for source in _annotated(rows, path)}
                 parts |= {id: id if part is None else str(part) for id, part in part_of.items()}
+    _refuse_one_for_several([source for source in sources if source.label not in of_file])
     return tuple(replace(source, label_part=parts[source.id]) if source.id in parts else source for source in sources)
 
 
@@ -260,6 +261,21 @@ def _maps_in(root: str | Path, listing: Listing | None) -> tuple[Source, ...]:
         for one in sources
         if one.path not in single or one is first[one.path]
     )
+
+
+def _refuse_one_for_several(sources: Sequence[Source]) -> None:
+    """Errors: WrongUse where a label file is given to several images of one file, and does not hold one for each."""
+    of_files = defaultdict[tuple[Path, Path], list[Source]](list)
+    for source in sources:
+        if source.part is not None and source.label is not None and source.label_part is None:
+            of_files[source.path, source.label].append(source)
+    for (path, label), images in of_files.items():
+        if len(images) > 1:
+            raise WrongUse(
+                f"{str(label)!r} is given as the label map of {len(images)} images of {str(path)!r}, and does not hold "
+                "one for each. Give a file with a label map for each, in their order; or name the image that it labels "
+                f"by the column `id` of a CSV, as {images[0].id!r}."
+            )
 
 
 def _refuse_two_kinds(without: Sequence[Source], count: int, labels: str | Path, listing: Listing | None) -> None:

@@ -34,12 +34,13 @@ Points = NDArray[np.float64]
 def check_same_place(image: Source, other: Path, part: int | str | None, size: Size, what: str) -> None:
     """Errors: ImageUnreadable where both files say where they lie, and a corner lies elsewhere by more than APART.
 
-    other, part: the file of `what` ("label map", "region mask"), and which image of it; size: of both
+    other, part: the file of `what` ("label map", "region mask"), and which image of it; size: of both. A region mask of
+        one slice is that of any slice of a volume
     """
     place = geometry_of(Source("", other, part=part, axis=image.axis))
     if _matrix(place) is None:
         return
-    apart = _apart(geometry_of(image), place, size)
+    apart = _apart(geometry_of(image), place, size, any_slice=what == "region mask")
     if apart is not None and not apart <= APART:
         by, tool = "georeferences", "gdalwarp -r near"
         if place.affine is not None:
@@ -50,7 +51,7 @@ def check_same_place(image: Source, other: Path, part: int | str | None, size: S
         )
 
 
-def _apart(image: Geometry, other: Geometry, size: Size) -> float | None:
+def _apart(image: Geometry, other: Geometry, size: Size, *, any_slice: bool = False) -> float | None:
     """How far corners of equal row and column lie apart, in pixels of the image; None where that is not known.
 
     >>> image, other = Geometry(transform=(10, 0, 500, 0, -10, 900)), Geometry(transform=(10, 0, 505, 0, -10, 900))
@@ -65,7 +66,7 @@ def _apart(image: Geometry, other: Geometry, size: Size) -> float | None:
         return float(np.abs(to_pixels @ _converted(points, other.crs, image.crs) - pixels).max())
     in_units = [to_pixels @ (np.array([[unit], [unit], [unit], [1.0]]) * points) for unit in UNITS]
     far = [np.abs(voxels - pixels) for voxels in in_units]
-    if other.count == 1 < image.count:  # one slice for all of a volume lies in the place of one of them
+    if any_slice and other.count == 1 < image.count:  # which lies in the place of one of them
         far = [np.delete(each, image.axis, axis=0) for each in far]
     apart = [float(each.max()) for each in far]
     return min(apart) if min(apart) <= APART else apart[0]
