@@ -66,6 +66,13 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     raise ImageUnreadable(f"{name!r} holds {held}, where {_described(channels)} asked for. {advice}.")
 
 
+def not_black(raster: Raster, above: int = 0) -> NDArray[np.bool_]:  # H W
+    """Where a picture is not black: where a band other than alpha is above that."""
+    colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
+    shown: NDArray[np.bool_] = np.any(colours > above, axis=2)
+    return shown
+
+
 def _place_of(band: str, bands: Sequence[str], name: str) -> int:
     """The place of a band, by its name as it is, else in any case. Errors: ImageUnreadable where there is none."""
     for places in (

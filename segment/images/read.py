@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
-from segment.images.bands import in_channels
+from segment.images.bands import in_channels, not_black
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
@@ -36,6 +36,9 @@ from segment.images.placing.alignment import check_same_place
 from segment.images.specs import InputSpec
 from segment.images.windowed import Bits, by_windows, in_windows, region_in_windows, windowed
 from segment.stores.urls import is_url
+
+_LOSSY = (".jpg", ".jpeg", ".webp")
+"""Pictures in which black is not 0 near an edge."""
 
 
 @dataclass(frozen=True)
@@ -237,20 +240,35 @@ def _kind(path: Path) -> Kind:
 def _mask_of(
     path: Path, size: tuple[int, ...], image: Path, part: int | str | None = None, axis: int = 2
 ) -> NDArray[np.bool_]:  # H W
-    """Where a region mask is not 0; of a picture of colours, where it is not black."""
-    plane = read_plane(path, part, axis)
-    if plane is not None:
-        inside = plane != 0
-    else:
-        raster = decode(path, part, axis)
-        colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
-        inside = (colours != 0).any(axis=2)
+    """Where a region mask is not 0; of a picture, TIFF or raster, where it is not black, also by its palette."""
+    inside = _not_black_in_picture(path, part, axis) if _kind(path) in ("picture", "tiff", "raster") else None
+    if inside is None:
+        plane = read_plane(path, part, axis)
+        inside = not_black(decode(path, part, axis)) if plane is None else plane != 0
     _check_mask(inside, path, size, image)
     return inside
 
 
+def _not_black_in_picture(path: Path, part: int | str | None, axis: int) -> NDArray[np.bool_] | None:  # H W
+    """Where a picture is not black; None of floats, which are whole numbers in a mask.
+
+    By the index where the palette has no black beside other colours, as that of an index map may have none.
+    """
+    check_pixels(path, size_of(Source("", path, part=part, axis=axis)))
+    raster = decode(path, part, axis)
+    if raster.raw.dtype.kind == "f":
+        return None
+    lossy = suffix_of(path) in _LOSSY
+    inside = not_black(raster, above=127 if lossy else 0)
+    if lossy or (inside.any() and not inside.all()):
+        return inside
+    plane = read_plane(path, part, axis)
+    by_index = inside if plane is None else plane != 0
+    return by_index if by_index.any() and not by_index.all() else inside
+
+
 def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H W
-    """Where a region mask is not 0, in a bit a pixel; a TIFF, a raster or a PNG is read a window at a time."""
+    """Where a region mask is not black, in a bit a pixel; a TIFF, a raster or a PNG is read a window at a time."""
     if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
         check_is_file(path)
         with image_here(path) as copy:
@@ -272,4 +290,5 @@ def _check_mask(inside: NDArray[np.bool_] | Bits, path: Path, size: tuple[int, .
             f"{size[0]}x{size[1]}. Give the mask at the image's size."
         )
     if not inside.any():
-        raise ImageUnreadable(f"The region mask {str(path)!r} is 0 everywhere: nothing of the image is left.")
+        dark = "darker than half" if suffix_of(path) in _LOSSY else "0"
+        raise ImageUnreadable(f"The region mask {str(path)!r} is {dark} everywhere: nothing of the image is left.")

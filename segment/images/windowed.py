@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segment.axes import ROWS
 from segment.errors import ImageUnreadable
-from segment.images.bands import channels_in, in_channels
+from segment.images.bands import channels_in, in_channels, not_black
 from segment.images.formats.georeference import Described, described
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster, SampleMeaning
@@ -142,14 +142,27 @@ def _described(path: Path) -> Described:
 
 
 def region_in_windows(path: Path) -> Bits:  # H W
-    """Where a raster is not 0 in any of its bands but alpha. Errors: MissingExtra, ImageUnreadable."""
+    """Where a raster is not black; where its index is not 0, if its palette has no black beside other colours.
+
+    Errors: MissingExtra, ImageUnreadable.
+    """
     file = _described(path)
-    region = Bits(file.height, file.width)
+    shown, mixed = _region(path, file, file.samples)
+    if mixed or file.samples.palette is None:
+        return shown
+    by_index, mixed = _region(path, file, file.samples.stored())
+    return by_index if mixed else shown
+
+
+def _region(path: Path, file: Described, samples: SampleMeaning) -> tuple[Bits, bool]:
+    """Where a raster is not black by a meaning of its samples, and whether that is some of it, not all or nothing."""
+    region, inside = Bits(file.height, file.width), 0
     for start in range(0, file.height, ROWS):
         raw = window_of(path, (start, min(start + ROWS, file.height)), (0, file.width))
-        raw = raw if file.samples.alpha is None else np.delete(raw, file.samples.alpha, axis=2)
-        region.set_rows(start, (raw != 0).any(axis=2))
-    return region
+        shown = not_black(samples.raster(raw))
+        region.set_rows(start, shown)
+        inside += int(shown.sum())
+    return region, 0 < inside < file.height * file.width
 
 
 def windowed(path: Path, spec: InputSpec) -> WindowedImage:
