@@ -32,8 +32,8 @@ SHIFT_MEASURE = "mutual_information"
 class ValidationImages:
     """The images of an evaluation.
 
-    counts: of one method. means: measure -> id -> its mean over the image. dice: id -> of the mask, None where it is
-    not defined. groups: id -> group (a video, a patient); None: every image is its own
+    counts: of one method. means: measure -> id -> its mean over the image, none of an image without data. dice: id ->
+    of the mask, None where it is not defined. groups: id -> group (a video, a patient); None: every image is its own
     """
 
     counts: ImageCounts
@@ -43,7 +43,7 @@ class ValidationImages:
 
     def of(self, ids: Collection[str]) -> ValidationImages:
         """Some of the images."""
-        means = {name: {i: of_image[i] for i in ids} for name, of_image in self.means.items()}
+        means = {name: {i: of_image[i] for i in ids if i in of_image} for name, of_image in self.means.items()}
         groups = None if self.groups is None else {i: self.groups[i] for i in ids}
         return ValidationImages(self.counts.of_images(ids), means, {i: self.dice[i] for i in ids}, groups)
 
@@ -239,13 +239,13 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
 
 
 def reference_of(images: ValidationImages, name: str, *, table: bool = False) -> Reference:
-    """The mean of a measure over each image or group: mutual information where there are several draws.
+    """The mean of a measure over each image with data, or group: mutual information where there are several draws.
 
     name, table: how the images are grouped, as in `Reference`, for the run that is compared
     """
     measures = images.counts.plan.measures
     measure = SHIFT_MEASURE if SHIFT_MEASURE in measures else measures[0]
-    ids = images.counts.ids
+    ids = [i for i in images.counts.ids if i in images.means[measure]]
     values: Floats = np.array([images.means[measure][i] for i in ids])
     groups = numbered(ids, images.groups)
     means = np.bincount(groups, weights=values) / np.bincount(groups)

@@ -182,7 +182,7 @@ def images_outcomes(images: ValidationImages, plan: TriagePlan, decisions: dict[
             accepted, of = float(asked.accepted[row, 0]), wrong_row.get(identity)
             kept = 0.0 if of is None else float(wrong.kept[of, 0])
             error = float(wrong.lost[of, 0]) / kept if kept else None
-        verdict = "accept" if passing.accepts(images.means[passing.measure][identity]) else "review"
+        verdict = "accept" if passing.accepts(images.means[passing.measure].get(identity, np.nan)) else "review"
         rows.append(ImageOutcome(identity, accepted, error, verdict))
     return rows
 

@@ -123,10 +123,10 @@ def _map(
 
 
 def counted(label: ArrayLike) -> NDArray[np.bool_] | None:  # H W
-    """Where a label is not OUTSIDE; None: nowhere is, or all of it."""
+    """Where a label is not OUTSIDE; None: everywhere."""
     outside = _numpy(label) == OUTSIDE
     outside = outside.all(axis=0) if outside.ndim == 3 else outside
-    return ~outside if outside.any() and not outside.all() else None
+    return ~outside if outside.any() else None
 
 
 def known_pixels(plan: ScorePlan, label: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:  # H W; multilabel: K H W

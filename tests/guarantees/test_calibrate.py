@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ from segment.guarantees.outcome import images_outcomes, outcome_of, verdict_of
 from segment.guarantees.sentences import nothing_for_most, promise, sentences, too_much
 from segment.guarantees.sets import score_bins
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
-from segment.scores.plan import ScorePlan
+from segment.jobs.triage.calibration import EvaluationFolder
+from segment.scores.plan import OUTSIDE, ScorePlan
 
 SPLITS = 400
 SIZE, VOID = (10, 10), 9
@@ -479,6 +481,24 @@ def test_a_refusal_counts_the_bad_images_at_the_threshold_that_stopped_it() -> N
     assert bad > most
     assert count == 58  # the others found the threshold
     assert binom.cdf(most, count, 0.1) <= 0.05 * 0.95 < binom.cdf(most + 1, count, 0.1)
+
+
+def test_an_image_without_data_is_in_neither_the_reference_nor_the_decisions() -> None:
+    images = images_of(np.array([0.1] * 20 + [0.0] * 20))
+    ids, (first, last) = images.counts.ids, MEASURES
+    p, label = np.full((2, *SIZE), 0.5, np.float32), np.full(SIZE, OUTSIDE)
+    images.counts.update("blank", p, dict.fromkeys(MEASURES, np.zeros(SIZE, np.float32)), label)
+    rows = {i: {f"mean.{name}": str(images.means[name].get(i, "")) for name in MEASURES} for i in images.counts.ids}
+    dice = {i: {"dice": str(images.dice.get(i, ""))} for i in rows}
+    run = SimpleNamespace(rows={"mcbn": {i: row | dice[i] for i, row in rows.items()}})
+    read = EvaluationFolder(run=cast(Any, run), counts={"mcbn": images.counts}).images_of("mcbn", None)
+    assert read.means == images.means
+    assert read.of(["blank", ids[0]]).means[last].keys() == {ids[0]}
+    assert sorted(reference_of(read, "").values) == sorted(read.means[first].values())
+    decision = calibrate_unit(read, TriagePlan(max_error=0.2, measure=first), "image")
+    assert decision.images == len(ids)
+    verdicts = images_outcomes(read, TriagePlan(max_error=0.2, unit="image"), {"image": decision})
+    assert [row.decision for row in verdicts if row.id == "blank"] == ["review"]
 
 
 def test_with_groups_the_sets_and_what_is_accepted_are_means_over_groups() -> None:

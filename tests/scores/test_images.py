@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from segment.axes import Head
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse
 from segment.scores.functional import patches
-from segment.scores.plan import ScorePlan
+from segment.scores.plan import OUTSIDE, ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
 
@@ -46,6 +47,22 @@ def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     assert [row["id"] for row in rows] == [f"{i:02}" for i in range(12)]
     by_measure = sorted(rows, key=lambda row: -row["mean.good"])
     assert [row["id"] for row in by_measure] == sorted(shares, key=lambda name: -shares[name])
+
+
+@pytest.mark.parametrize("head", ["softmax", "multilabel"])
+def test_an_image_without_data_has_no_number(head: Head) -> None:
+    board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",), thresholds={"m": (0.4, 0.4, 0.4)}, head=head))
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, (2, 20, 20) if head == "multilabel" else (20, 20))
+    p, values = np.full((2, 20, 20), 0.5, np.float32), rng.random((20, 20)).astype(np.float32)
+    for name, seen in (("blank", np.full_like(label, OUTSIDE)), ("seen", label)):
+        board.update(name, p, {"m": values}, seen)
+    blank, seen_row = board.per_image()
+    assert {key: value for key, value in blank.items() if value is not None} == {"id": "blank", "pixels": 0.0}
+    assert seen_row["mean.m"] == pytest.approx(values.mean())
+    alone = Scoreboard(board.plan)
+    alone.update("seen", p, {"m": values}, label)
+    assert alone.compute()["scores"]["accuracy"]["value"] == board.compute()["scores"]["accuracy"]["value"]
 
 
 def test_a_row_holds_the_scores_of_its_image_alone() -> None:

@@ -60,7 +60,10 @@ class EvaluationFolder:
     def images_of(self, method: str, groups: Mapping[str, str] | None) -> ValidationImages:
         """The images of one method."""
         counts, rows = self.counts[method], self.run.rows[method]
-        means = {name: {i: float(rows[i][f"mean.{name}"]) for i in counts.ids} for name in counts.plan.measures}
+        means = {
+            name: {i: float(mean) for i in counts.ids if (mean := rows[i][f"mean.{name}"])}
+            for name in counts.plan.measures
+        }
         dice = {i: float(rows[i]["dice"]) if rows[i]["dice"] else None for i in counts.ids}
         return ValidationImages(counts, means, dice, groups)
 

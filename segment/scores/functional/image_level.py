@@ -48,13 +48,15 @@ def aggregate(
 ) -> Floats:  # -> 5
     """Mean, 95th percentile, share above the threshold, mean over the interior, highest patch; in the measure's unit.
 
-    Over all pixels of the image, void ones too, because it is used where there are no labels. nan: no threshold, or no
-    interior. counted: H W, where the image holds data within its region mask; None: everywhere. Mean, share above,
-    interior and patch are the aggregates that ValUES compares (Kahl et al. 2024, arXiv:2401.08501).
+    Over all pixels of the image, void ones too, because it is used where there are no labels. nan: no threshold, no
+    interior, or no data. counted: H W, where the image holds data within its region mask; None: everywhere. Mean, share
+    above, interior and patch are the aggregates that ValUES compares (Kahl et al. 2024, arXiv:2401.08501).
 
     >>> aggregate(np.float32([[0, 1, 2, 3]]), np.array([[True, True, False, False]]), 1.5).round(2).tolist()
     [1.5, 2.85, 0.5, 0.5, 1.5]
     """
+    if counted is not None and not counted.any():
+        return np.full(len(AGGREGATIONS), np.nan)
     patch = highest_patch(measure, counted=counted)
     if counted is not None:
         measure, inside = measure[counted], inside[counted]
