@@ -137,6 +137,15 @@ def orientation_and_size(path: Path) -> tuple[int, tuple[int, int]]:
         return orientation, image.size if orientation > 4 else image.size[::-1]
 
 
+@contained
+def orientation_of(path: Path) -> int:
+    """EXIF orientation, by the header; 1 for what Pillow does not open."""
+    try:
+        return orientation_and_size(path)[0]
+    except ImageUnreadable:  # reported where its pixels are read
+        return 1
+
+
 @contextmanager
 def _header(path: Path) -> Iterator[ImageFile.ImageFile]:
     """A picture within a block, its pixels not decoded. Errors: ImageUnreadable, also for what the block asks of it.

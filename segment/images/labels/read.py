@@ -6,22 +6,26 @@ Must not know a score.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from segment.errors import ImageUnreadable, count_of
 from segment.images.bands import channels_in
 from segment.images.contents.copied import image_here
 from segment.images.find import Source
 from segment.images.formats.kinds import kind_of
-from segment.images.formats.pictures import palette_of
+from segment.images.formats.pictures import orientation_of, palette_of
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, Annotation, annotations_in, drawn
 from segment.images.labels.names import matching
 from segment.images.labels.scheme import LabelScheme
 from segment.images.placing.alignment import check_same_place
 from segment.images.read import decode, read_plane
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,34 @@ def read_label_ids(
     if image is not None and index.shape == size:
         check_same_place(image, path, part, size, "label map")
     return index
+
+
+def turned_alone(image: Any, labels: Sequence[Any]) -> str:
+    """That an image is turned by its EXIF orientation and one of its label maps has none; "" where that is not so.
+
+    image, labels: paths, or what a caller holds
+    """
+    if _orientation(image) == 1 or not any(_orientation(label) == 1 for label in labels):
+        return ""
+    where = f" in {str(image.parent)!r}" if isinstance(image, Path) else ""
+    return (
+        f"The EXIF orientation of images{where} turns them, and their label maps have none. They are taken to be drawn "
+        "on the image as viewers show it; if they are of its pixels as stored, give images without the tag."
+    )
+
+
+def _orientation(given: Any) -> int:
+    """EXIF orientation of a picture or TIFF; 1 of other files, and on a store, from where it is not copied for this.
+
+    0 of annotations, whose shapes are drawn on what a viewer shows.
+    """
+    if isinstance(given, Image.Image):
+        return int(given.getexif().get(ExifTags.Base.Orientation, 1))
+    if not isinstance(given, Path) or is_url(given):
+        return 1
+    if given.suffix.lower() in ANNOTATION_SUFFIXES:
+        return 0
+    return orientation_of(given) if kind_of(given) in ("picture", "tiff") else 1
 
 
 def _annotation(path: Path, part: int | str | None, image: Source | None) -> Annotation:

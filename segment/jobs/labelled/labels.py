@@ -6,6 +6,7 @@ Must not know a score.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message, first_of
+from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message, first_of, warn_once
 from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.estimation.failures import reason_of
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
 from segment.images.find import Source, in_text
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in
 from segment.images.labels.pairs import with_label_parts, with_labels
-from segment.images.labels.read import read_label_ids
+from segment.images.labels.read import read_label_ids, turned_alone
 from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
@@ -37,6 +38,8 @@ from segment.networks.load import Network
 from segment.scores.plan import OUTSIDE, ScorePlan
 from segment.stores.requests import files_below
 from segment.stores.urls import is_url
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,15 +192,17 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
         image, scheme = read.pixels, scheme_of(network, void)
         size = (image.shape[0], image.shape[1])
         if source.masks:
+            files: list[tuple[Path, int | str | None]] = [(path, None) for path in source.masks]
             labels = [scheme.ids(_stacked(source))]
             if labels[0].shape[1:] == size:
                 for path in source.masks:
                     check_same_place(source, path, None, size, "label map")
         else:
-            files = ((source.label, source.label_part), *annotated(source))
+            files = [(source.label, source.label_part), *annotated(source)]
             labels = [read_label_ids(path, part, source.axis, size, scheme, image=source) for path, part in files]
     except (ImageUnreadable, OSError, MemoryError) as error:
         return Labelled(source, *nothing, error=error_message(error))
+    turned = turned_alone(source.path, [path for path, _ in files])
     for label in labels:
         if label.shape[-2:] != image.shape[:2]:
             rows, columns = label.shape[-2:]
@@ -206,9 +211,11 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
                 *nothing,
                 error=(
                     f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are "
-                    "compared pixel by pixel: give the label at the image's size."
+                    f"compared pixel by pixel: give the label at the image's size.{' ' * bool(turned)}{turned}"
                 ),
             )
+    if turned and size_of(source) == size:  # else the label map's size says that it is of the turned image
+        warn_once(log, "%s", turned)
     if read.valid is not None:
         labels = [np.where(read.valid[:], label, OUTSIDE) for label in labels]
     return Labelled(source, image, labels[0], contents=contents_of(source), others=tuple(labels[1:]))
@@ -241,9 +248,12 @@ def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Net
     except (SegmentError, TypeError, ValueError, LookupError, OSError) as error:
         return Labelled(source, *nothing, error=reason_of(error))
     size = tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
+    turned = turned_alone(given_image, [None])  # a caller's label map is never turned
     if label.shape[-2:] != size:
-        why = f"The label map is {size_text(label.shape)}, its image {size_text(size)}."
+        why = f"The label map is {size_text(label.shape)}, its image {size_text(size)}.{' ' * bool(turned)}{turned}"
         return Labelled(source, *nothing, error=why)
+    if turned:
+        warn_once(log, "%s", turned)
     sums = tuple(hashlib.sha256(np.ascontiguousarray(as_array(each)).tobytes()).hexdigest() for each in (image, label))
     return Labelled(source, image, scheme_of(network).ids(label), contents=sums)
 
