@@ -235,6 +235,8 @@ def test_one_label_map_is_not_that_of_all_images_of_a_file(pages: int, tmp_path:
     with pytest.raises(WrongUse, match="label map of 3 images"):
         labelled(tmp_path / "s.tif", listed)
     assert len({source.mask for source in find_images(listed)}) == 1, "a region mask is that of all"
+    listed.write_text("image,label\ns.tif,missing.tif\n")
+    assert len(labelled(listed, None)) == 3, "what is missing is reported for each image"
     listed.write_text("image,label,id\ns.tif,l.tif,s/0001\n")
     (source,) = labelled(listed, None)
     assert (source.part, source.label_part) == (1, None)

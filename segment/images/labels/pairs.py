@@ -270,7 +270,7 @@ def _refuse_one_for_several(sources: Sequence[Source]) -> None:
         if source.part is not None and source.label is not None and source.label_part is None:
             of_files[source.path, source.label].append(source)
     for (path, label), images in of_files.items():
-        if len(images) > 1:
+        if len(images) > 1 and (is_url(label) or label.is_file()):  # one that is missing is reported where it is read
             raise WrongUse(
                 f"{str(label)!r} is given as the label map of {len(images)} images of {str(path)!r}, and does not hold "
                 "one for each. Give a file with a label map for each, in their order; or name the image that it labels "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from segment.stores.requests import files_below
 from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
+_warning = Lock()
 
 
 @dataclass(frozen=True)
@@ -215,10 +217,15 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
                 ),
             )
     if turned and size_of(source) == size:  # else the label map's size says that it is of the turned image
-        warn_once(log, "%s", turned)
+        _warn(turned)
     if read.valid is not None:
         labels = [np.where(read.valid[:], label, OUTSIDE) for label in labels]
     return Labelled(source, image, labels[0], contents=contents_of(source), others=tuple(labels[1:]))
+
+
+def _warn(message: str) -> None:
+    with _warning:  # threads that read images come to it at the same time
+        warn_once(log, "%s", message)
 
 
 def annotated(source: Source) -> list[tuple[Path, int | str | None]]:
@@ -253,7 +260,7 @@ def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Net
         why = f"The label map is {size_text(label.shape)}, its image {size_text(size)}.{' ' * bool(turned)}{turned}"
         return Labelled(source, *nothing, error=why)
     if turned:
-        warn_once(log, "%s", turned)
+        _warn(turned)
     sums = tuple(hashlib.sha256(np.ascontiguousarray(as_array(each)).tobytes()).hexdigest() for each in (image, label))
     return Labelled(source, image, scheme_of(network).ids(label), contents=sums)
 
