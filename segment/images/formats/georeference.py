@@ -44,8 +44,6 @@ _ITEM = 4
 
 _NODATA, _MODEL, _SCALE, _TIES = 42113, 34264, 33550, 33922
 """GDAL's tag; GeoTIFF: model transformation, pixel scale, tie points."""
-
-
 _COLOURS = ("red", "green", "blue")
 
 
