@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     if len(opaque) == wanted:
         by_colour = isinstance(channels, str) and sorted(raster.rgb) == opaque
         return straight.taken(raster.rgb if by_colour else opaque)
-    if count == wanted and (isinstance(channels, int) or (isinstance(channels, tuple) and raster.guessed)):
+    if count == wanted and raster.guessed and not isinstance(channels, str):
+        return replace(raster, alpha=None, clear=False)  # a band like the others, which hides no pixel
+    if count == wanted and isinstance(channels, int):
         return raster
     if isinstance(channels, str) and len(opaque) == 1:
         return straight.taken(opaque * 3)
@@ -67,9 +70,9 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
 
 
 def not_black(raster: Raster, above: int = 0) -> NDArray[np.bool_]:  # H W
-    """Where a picture is not black: where a band other than alpha is above that."""
+    """Where a picture is not black: where a band other than alpha is above that, or below 0."""
     colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
-    shown: NDArray[np.bool_] = np.any(colours > above, axis=2)
+    shown: NDArray[np.bool_] = np.any((colours > above) | (colours < 0), axis=2)
     return shown
 
 

@@ -113,6 +113,21 @@ def test_colours_are_those_that_a_file_says_of_its_bands(said_by: str, tmp_path:
     np.testing.assert_array_equal(read(path, 3)[0], np.moveaxis(bands, 0, -1))  # a number takes the file's order
 
 
+@pytest.mark.usefixtures("way")
+def test_the_fourth_band_of_a_tiff_as_gdal_writes_it_is_a_band_of_four_and_hides_nothing(tmp_path: Path) -> None:
+    """GDAL marks it as alpha by default, also where it is near infrared, whose 0 is a value."""
+    bands = RNG.integers(1, 255, (4, *SIZE)).astype(np.uint8)
+    bands[3, :4] = 0
+    path = raster(tmp_path / "a.tif", bands)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    for channels in (("red", "green", "blue", "nir"), 4):
+        pixels, valid = read(path, channels)
+        np.testing.assert_array_equal(pixels, np.moveaxis(bands, 0, -1))
+        assert valid.all()
+    np.testing.assert_array_equal(read(path, "RGB")[1], bands[3] > 0)
+
+
 def test_alpha_is_no_band_of_a_name(tmp_path: Path) -> None:
     four = RNG.integers(1, 256, (*SIZE, 4)).astype(np.uint8)
     Image.fromarray(four).save(tmp_path / "a.png")

@@ -26,7 +26,7 @@ class Raster:
     mask: H W, where the pixels hold data, as the file says beside them; None: not said
     multiplied: whether the other planes are multiplied by alpha
     rgb: the planes of red, green and blue; (): in the order of the planes
-    guessed: whether the file does not say what `alpha` is: alpha for colours, a band where four are asked for
+    guessed: whether `alpha` may be a band, as the fourth of a TIFF: alpha for colours, a band where four are asked for
     """
 
     raw: NDArray[Any]

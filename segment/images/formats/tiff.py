@@ -161,7 +161,7 @@ def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # no
     alpha = next((count - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
     multiplied = alpha is not None and extra[alpha - count] == 1
     clear = georeferenced and alpha is not None
-    guessed = alpha is None and photometric == 2 and count == 4
+    guessed = photometric == 2 and count == 4 and extra in ([], [0], [2])  # GDAL marks the fourth of four bands so
     if guessed:
         alpha = 3
     palette = _palette(page) if photometric in (1, 3) and count == 1 else None  # GDAL may write 1 beside a colour map
