@@ -17,7 +17,6 @@ from segment.estimation.batching import Batch, checked_batch
 from segment.estimation.memory_budget import Memory
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
-from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BY_GROUPS, Groups, groups_of_sources, numbered_warnings, setting_of
@@ -27,7 +26,14 @@ from segment.images.outside_runs import refuse_output_in_images
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
+from segment.jobs.evaluation.results_files import (
+    FINISHED,
+    as_begun,
+    decided_before,
+    note_decided,
+    passes_record,
+    write_results,
+)
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.evaluation.validation import VALIDATION, validation_of_run
@@ -40,6 +46,7 @@ from segment.jobs.triage.source import refuse_edited_network
 from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
 from segment.report.results import Evaluation, Validation
+from segment.report.run_files.scored_files import STATE
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.scores.plan import ScorePlan
@@ -47,8 +54,6 @@ from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty.scaling import as_json
 
 log = logging.getLogger(__name__)
-
-STATE = "state.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,6 @@ def evaluate_into(
                     batch=plan.batch,
                     runner=runner,
                 )
-                run.note(calibrations={name: as_json(value) for name, value in validated.temperatures.items()})
                 scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
@@ -173,6 +177,8 @@ def evaluate_into(
                             "Scored images have changed, are gone, or are of another group: all are scored again."
                         )
                         scoring = begin(validated)
+                run.discard(*FINISHED)  # written again from the state, also where no image is left to score
+                run.note(calibrations={name: as_json(value) for name, value in validated.temperatures.items()})
                 change = None if plan.shift is None else corrupted(*plan.shift)
                 save = partial(_save, run, scoring, sources)
                 scoring.run(sources, change=change, save=save, progress=progress, runner=runner)
@@ -191,7 +197,6 @@ def evaluate_into(
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
-        run.discard(TRIAGED, TRIAGED_TABLE)  # of an earlier call, which may have had fewer images
         triaged = None if triage is None else check_triage(run.folder, triage, listed_groups(sources, triage))
     return replace(evaluation, triaged=triaged)
 

@@ -37,7 +37,6 @@ from segment.jobs.sweeping.conditions import (
     condition_file,
     earlier_conditions,
     read_condition,
-    refuse_other_images,
     state_file,
     unequal_images,
     write_condition,
@@ -113,6 +112,11 @@ def sweep(
         sources, folder = run.sources, run.folder
         if groups is not None:
             groups = dict(zip((source.id for source in sources), groups.values(), strict=True))
+        for bank in given_banks.values():
+            network_of_bank(network, bank)  # refused now, not after the others were recorded
+        conditions = [(CLEAN, 0), *((name, severity) for name in plan.shifts for severity in plan.severities)]
+        now = dict(zip((source.id for source in sources), contents, strict=resume))
+        earlier = earlier_conditions(run, conditions, now)  # refuses other images before run.json names them
         run.note(plan=_plan(run, network, plan), versions=versions(), classes=list(network.class_names))
         banks = Banks(
             network,
@@ -124,17 +128,11 @@ def sweep(
             memory=memory,
             runner=runner,
         )
-        for bank in given_banks.values():
-            network_of_bank(network, bank)  # refused now, not after the others were recorded
         if not resume:
             run.discard(TEMPERATURES)  # of a sweep that ended before it had a manifest
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress, memory)
         marks = {mark for bank in given_banks.values() for mark in marks_in(bank.provenance)}
         warnings = seen_before(network, sources, held_out, marks, images_outside_runs(train, warn=False))
-        conditions = [(CLEAN, 0), *((name, severity) for name in plan.shifts for severity in plan.severities)]
-        earlier = earlier_conditions(
-            run, conditions, dict(zip((source.id for source in sources), contents, strict=resume))
-        )
         scored: list[Condition] = []
         for condition, severity in conditions:
             content = earlier.get((condition, severity))
@@ -219,7 +217,6 @@ def _condition(
             scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area, groups=groups)
             if state.exists():
                 scoring.load(state)
-                refuse_other_images(run.place, scoring.changed(sources))
             save = partial(_save, run, scoring, state)
             scoring.run(sources, change=change, save=save, progress=progress, stage=stage, runner=runner)
             break

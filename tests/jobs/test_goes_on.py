@@ -33,6 +33,7 @@ from segment.jobs.labelled import labels
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.progress import Progress, silent
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.inputs import IMAGES, joined
@@ -159,11 +160,13 @@ def test_a_network_of_the_same_weights_that_computes_something_else_does_not_go_
         run(1.0, resume=True)
 
 
-def swept(data: Labels, tmp_path: Path, *, resume: bool, plan: SweepPlan = OF_ONE_METHOD) -> Sweep:
+def swept(
+    data: Labels, tmp_path: Path, *, resume: bool, plan: SweepPlan = OF_ONE_METHOD, progress: Progress = silent
+) -> Sweep:
     train = tmp_path / "train"
     if not train.exists():
         shutil.copytree(data.images, train)
-    return sweep(edited(1.0), data, str(train), tmp_path / "run", plan, resume=resume)
+    return sweep(edited(1.0), data, str(train), tmp_path / "run", plan, resume=resume, progress=progress)
 
 
 def images_of(made: Sweep) -> list[int]:
@@ -212,8 +215,30 @@ def test_a_sweep_goes_on_with_a_repaired_image_and_names_those_that_are_others(d
         shutil.copy(folder / f"s{TEST[1]}.png", folder / "another.png")
     write_png(label, 1 + 0 * read_label(label).astype(np.uint8))
     others = rf"other images: 1 changed or gone \(s{TEST[1]}\); 1 new \(another\)\. Put them back"
+    record = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(WrongUse, match=others):
         swept(data, tmp_path, resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == record
+
+
+def test_a_sweep_that_was_ended_within_a_condition_is_refused_with_other_images_and_stays_as_it_was(
+    data: Labels, tmp_path: Path
+) -> None:
+    def cut(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(data, tmp_path, resume=False, progress=cut)
+    assert (tmp_path / "run" / "state_clean_0.npz").exists()
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    image = Path(str(data.images)) / f"s{TEST[0]}.png"
+    image.rename(image.with_name("renamed.png"))
+    label = Path(str(data.labels)) / f"s{TEST[0]}.png"
+    label.rename(label.with_name("renamed.png"))
+    with pytest.raises(WrongUse, match=rf"other images: 1 changed or gone \(s{TEST[0]}\)\."):
+        swept(data, tmp_path, resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
 def test_a_sweep_of_an_earlier_version_goes_on_with_the_same_images_only(

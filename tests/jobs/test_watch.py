@@ -24,7 +24,7 @@ from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
 from segment.files.banks.bank_file import save_bank
-from segment.files.runs.manifest import read_manifest
+from segment.files.runs.manifest import MADE_AGAIN, read_manifest
 from segment.files.runs.places import STOP
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
@@ -131,14 +131,15 @@ def test_an_image_is_made_again_when_its_world_file_arrives(
     def drop() -> None:
         until(lambda: status(run, "001") == "done")
         (inbox / "001.pgw").write_text("0.5\n0\n0\n-0.5\n500000\n5000000\n")
-        until(lambda: (run / "manifest.jsonl").read_text().count("\n") == 3)
+        until(lambda: (run / "manifest.jsonl").read_text().count("\n") == 4)
         (run / STOP).touch()
 
     with dropping(drop):
         assert watch(small_and_bank, inbox, run).done == 2
     lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == ["000", "001", "001"]
-    assert "beside_sha256" in lines[2]
+    again = [("001", MADE_AGAIN), ("001", None)]
+    assert [(line["id"], line["error"]) for line in lines] == [("000", None), ("001", None), *again]
+    assert "beside_sha256" in lines[3]
     assert "beside_sha256" not in lines[1]
 
 

@@ -15,13 +15,14 @@ from pickling import Pickling
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.jobs.evaluate import STATE, EvaluatePlan, evaluate_into
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.counted import PackedCounts
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.labelled.images import Labels
 from segment.networks.load import Network, load_network
 from segment.report.results import Evaluation
+from segment.report.run_files.scored_files import STATE
 from segment.runners.on_ray import RayRunner
 from segment.scenes.scene import TEST, UNSEEN, VALIDATION
 

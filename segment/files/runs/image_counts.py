@@ -40,7 +40,7 @@ def read_image_counts(folder: Path) -> dict[str, ImageCounts]:
     if not path.is_file():
         raise WrongUse(
             f"{str(folder)!r} holds no counts of images ({IMAGE_COUNTS}). Give the folder that `segment evaluate` of "
-            "this version wrote for labelled validation images."
+            "this version wrote for labelled validation images; --resume finishes one that was interrupted."
         )
     try:
         with np.load(path, allow_pickle=False) as archive:

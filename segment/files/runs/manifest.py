@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 MANIFEST = outside_runs.MANIFEST
 LABEL = "label"
 """Key of a line's notes: why the label that was given for an image is not shown."""
+MADE_AGAIN = "It was being made again when the run ended; --resume makes it."
+"""The error of an image whose files were taken away because it has changed, until it has files again."""
 SHARDS = ".shards"
 """Folder of the manifests of other processes, while they make images of the run."""
 

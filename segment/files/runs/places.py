@@ -38,7 +38,9 @@ WINDOWS = ".windows"
 TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
 ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
 RESULTS = ("scores.json", "per_image.csv", "sheet.png", "legend.png", "triaged.json", "triaged.csv")
-TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
+OF_ALL_IMAGES = (*RESULTS, *TABLES, *ANNOTATIONS)
+"""Files over all images of a run, written when it ends."""
+TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *OF_ALL_IMAGES))
 """Names of the run itself in its folder: no image may be called so."""
 
 

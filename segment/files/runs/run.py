@@ -19,8 +19,8 @@ from segment.files.reading import as_json_values, read_json
 from segment.files.runs.computation import PROBES, probes_of, refuse_other_computation
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
-from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
-from segment.files.runs.places import RECORD, REMOVED, SOURCES, WORKING_FOLDER, RunPlaces
+from segment.files.runs.manifest import MADE_AGAIN, MANIFEST, Entry, Lines, read_manifest
+from segment.files.runs.places import OF_ALL_IMAGES, RECORD, REMOVED, SOURCES, WORKING_FOLDER, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.versions import warn_of_other_versions
 from segment.files.writing import discard, write_json
@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 HASH = "_sha256"
 """Suffix of settings that are hashes of files, which say nothing to a reader."""
 
+FILES = "files"
+"""Section of the record: the exports over all images."""
+
+TOGETHER = 1000
+"""Lines that are read and replaced at once."""
+
 
 class Run(RunPlaces):
     """An open run folder, locked until `close`; `create` makes or reopens one.
@@ -62,7 +68,7 @@ class Run(RunPlaces):
         self._lock = lock
         with suppress(OSError):  # a process may outlive its folder
             self.record[WORKING_FOLDER] = in_text(Path.cwd())
-        self.add_sources(sources)  # finds out now whether the folder can be written
+        self._take_in(sources)
 
     @classmethod
     def create(
@@ -84,7 +90,7 @@ class Run(RunPlaces):
         settings: JSON values; every one of them must be equal for a resume
         same: key -> values of it that come to the same, as None and the draws of the whole bank
         networks: that it is made with, kept by what they compute; probe: of the first, where a bank of it has one
-        sources: the images; they may be others
+        sources: the images; they may be others. run.json of a run that goes on says so from the first `note` on
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings or
         networks that compute something else, also where it was ended before its manifest.
         """
@@ -96,7 +102,7 @@ class Run(RunPlaces):
             folder = delivery.folder
         lock = lock_folder(folder)
         try:
-            record: dict[str, Any] = {"settings": asked}
+            record, begun = dict[str, Any](settings=asked), False
             lines = Lines(manifest := folder / MANIFEST)
             if manifest.exists() and not resume:
                 raise WrongUse(
@@ -106,12 +112,15 @@ class Run(RunPlaces):
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
                 _refuse_other_settings(place, record.get("settings", {}), asked, same or {})
                 refuse_other_computation(place, record, networks)
+                begun = True
             if manifest.exists():
                 warn_of_other_versions(place, record.get("versions", {}))
                 lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
             if PROBES not in record and networks:
                 record[PROBES] = probes_of(networks, probe)
             run = cls(folder, record, lines, sources, lock, delivery)
+            if not begun:  # finds out now whether the folder can be written; one that goes on may yet be refused
+                run.note()
             remove_parts(folder)
             if delivery is not None:
                 run.mark()
@@ -125,6 +134,12 @@ class Run(RunPlaces):
 
     def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Further images of the run; the same under their ids in it."""
+        kept = self._take_in(sources)
+        self.note()
+        return kept
+
+    def _take_in(self, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """Further images, in the record here."""
         known: dict[str, str] = self.record.get(SOURCES, {})
         kept = keep_ids(sources, known)
         self.sources = tuple({source.id: source for source in (*self.sources, *kept)}.values())
@@ -133,7 +148,7 @@ class Run(RunPlaces):
             removed = [id for id in known if id not in listed]
             if removed or REMOVED in self.record:
                 self.record[REMOVED] = removed
-        self.note(**{SOURCES: known | images_by_id(kept)})
+        self.record[SOURCES] = known | images_by_id(kept)
         return kept
 
     def merge_shards(self) -> None:
@@ -176,18 +191,26 @@ class Run(RunPlaces):
             self._delivery.deliver([RECORD])
 
     def pending(self, sources: Sequence[Source] | None = None) -> list[Source]:
-        """Sources (of these; None: of all) that are not done, or have changed since; what was written for them goes."""
-        left = []
+        """Sources (of these; None: of all) that are not done, or have changed since.
+
+        What was written for them goes, and what was written over all images: until they are done it is of others.
+        """
+        left, outdated = list[Source](), list[str]()
         for source in self.sources if sources is None else sources:
             line = self._lines.get(source.id)
-            line = line if line is not None and self._is_done(line) else None
-            if line is None or not _is_of(line, source):
-                self._remove_files(source.id)
+            if line is None or not (self._is_done(line) and _is_of(line, source)):
                 left.append(source)
+                outdated += [source.id] if line is not None and line["status"] == "done" else []
+        for start in range(0, len(outdated), TOGETHER):
+            lines = [self._lines[id] for id in outdated[start : start + TOGETHER]]
+            again = Entry(id="", source="", status="failed", error=MADE_AGAIN).line()
+            self._lines.add_lines([again | {key: line[key] for key in ("id", "source")} for line in lines])
+            self.discard(*(name for line in lines for name in line["files"]))
+        if left:
+            self.discard(*self.record.get(FILES, ()), *OF_ALL_IMAGES)
+            if self.record.get(FILES):
+                self.note(**{FILES: []})
         return left
-
-    def _remove_files(self, image_id: str) -> None:
-        self.discard(*self._lines.get(image_id, {}).get("files", ()))
 
     def discard(self, *names: str) -> None:
         """Take files of the run away. Errors: those of a store."""

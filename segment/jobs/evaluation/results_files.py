@@ -20,6 +20,7 @@ from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs.places import RECORD
 from segment.files.runs.run import Run
 from segment.files.text_tables import csv_text
+from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.jobs.evaluation.annotators import annotator_scores
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, key
@@ -34,6 +35,8 @@ from segment.stores.requests import is_there
 
 SCORES, PER_IMAGE, RANKING = "scores.json", "per_image.csv", "ranking.json"
 COMPARISONS, CONFUSION, ANNOTATORS = "comparisons.json", "confusion.json", "annotators.json"
+FINISHED = (SCORES, PER_IMAGE, RANKING, COMPARISONS, CONFUSION, ANNOTATORS, IMAGE_COUNTS, TRIAGED, TRIAGED_TABLE)
+"""What is there of a finished evaluation only: until then other commands would take it for the scores of its images."""
 
 
 def write_results(

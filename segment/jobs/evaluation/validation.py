@@ -19,12 +19,14 @@ from segment.files.runs.run import Run
 from segment.files.writing import write_json
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import ComparedMethods
+from segment.jobs.evaluation.results_files import FINISHED
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.temperatures import ALL_VOID, temperatures
 from segment.jobs.labelled.labels import contents_of
 from segment.jobs.progress import Progress
 from segment.networks.load import Network
 from segment.report.results import Validation
+from segment.report.run_files.scored_files import STATE
 from segment.runners.runner import Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -49,7 +51,7 @@ def validation_of_run(
 ) -> Validation:
     """Temperatures, then thresholds and accuracies of every method; read back where this very run has done so before.
 
-    Nothing without images. Errors: WrongUse where no image can be used.
+    Else what was scored under others goes. Nothing without images. Errors: WrongUse where no image can be used.
     """
     if not sources:
         return Validation.none()
@@ -66,6 +68,9 @@ def validation_of_run(
                 return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
+    if (run.folder / STATE).exists():
+        log.warning("What was chosen on validation images was chosen on others: all images are scored again.")
+    run.discard(VALIDATION, STATE, *FINISHED)
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted.calibrations)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}

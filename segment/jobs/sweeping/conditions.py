@@ -15,6 +15,7 @@ from segment.files.runs.run import Run
 from segment.files.writing import write_json
 from segment.images.find import in_text
 from segment.report.results import Condition
+from segment.report.run_files.scored_files import scored_files
 
 Contents = Mapping[str, Sequence[str]]
 """Image -> `labels.contents_of` it."""
@@ -49,7 +50,7 @@ def earlier_conditions(
     """The conditions, by name and severity, that an earlier process of the run has finished.
 
     now: of all images; empty for a new run. One that failed may have changed, for it is tried again
-    Errors: WrongUse where rows are of other images.
+    Errors: WrongUse where rows, or the sums of a condition that was begun, are of other images.
     """
     if not now:  # a sweep that ended before it had a manifest may have left some
         left = [path.name for pattern in ("condition_*.json", "state_*.npz") for path in run.folder.glob(pattern)]
@@ -62,11 +63,14 @@ def earlier_conditions(
         if made.contents is not None:
             changed |= {id for id, contents in made.contents.items() if list(now.get(id, ())) != contents}
             new |= now.keys() - made.contents.keys() - made.failed.keys()
-    refuse_other_images(run.place, changed, new)
+    for key in conditions:
+        begun = scored_files(run.folder, state_file(run.folder, *key).name)
+        changed |= {id for id, contents in begun.items() if tuple(now.get(id, ())) != contents}
+    _refuse_other_images(run.place, changed, new)
     return earlier
 
 
-def refuse_other_images(place: Path, changed: Collection[str], new: Collection[str] = ()) -> None:
+def _refuse_other_images(place: Path, changed: Collection[str], new: Collection[str]) -> None:
     """Errors: WrongUse where there are such; no image can be taken out of a sum."""
     kinds = {"changed or gone": changed, "new": new}
     if words := [f"{len(ids)} {kind} ({first_of(sorted(ids), SHOWN)})" for kind, ids in kinds.items() if ids]:

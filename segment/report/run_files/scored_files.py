@@ -13,10 +13,13 @@ STATE = "state.npz"
 """Where an evaluation keeps what it has counted, and of which files."""
 
 
-def scored_files(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Id -> the hashes, the image's own first, as `labels.contents_of` gives them; empty where none was kept."""
+def scored_files(folder: Path, state: str = STATE) -> dict[str, tuple[str, ...]]:
+    """Id -> the hashes, the image's own first, as `labels.contents_of` gives them; empty where none was kept.
+
+    state: the file's name; a sweep has one for each condition
+    """
     try:
-        with np.load(folder / STATE, allow_pickle=False) as archive:
+        with np.load(folder / state, allow_pickle=False) as archive:
             contents = json_values(str(archive["progress"]).encode())["contents"]
         return {name: tuple(hashes) for name, hashes in contents.items()}
     except (*ARRAY_ERRORS, LookupError, TypeError, AttributeError):
