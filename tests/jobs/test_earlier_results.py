@@ -153,3 +153,32 @@ def test_tables_and_sheet_of_earlier_images_are_gone_while_images_that_have_chan
     made = read_entries(folder / "manifest.jsonl")
     assert [made[image.stem]["sha256"] == lines[image.stem]["sha256"] for image in images] == [True, False, False]
     assert all(line["status"] == "done" for line in made.values())
+
+
+def test_a_label_map_that_is_replaced_while_it_is_scored_is_scored_again(
+    small: tuple[Network, Bank], data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, one = read_label_ids, replace(data, images=next(Path(str(data.images)).iterdir()))
+
+    def replaced_then(path: Path, *given: Any, **named: Any) -> Any:
+        ids = real(path, *given, **named)
+        with_predicted_labels(small[0], data)
+        return ids
+
+    with monkeypatch.context() as patched:
+        patched.setattr(labels, "read_label_ids", replaced_then)
+        evaluated(small[0], one, tmp_path / "run")
+    again = evaluated(small[0], one, tmp_path / "run", resume=True)
+    assert values(again) == values(evaluated(small[0], one, tmp_path / "fresh"))
+
+
+def test_an_image_that_failed_and_was_taken_away_has_not_failed(
+    small: tuple[Network, Bank], data: Labels, tmp_path: Path
+) -> None:
+    for folder in (data.images, data.labels):
+        (Path(str(folder)) / "bad.png").write_bytes(b"no image")
+    assert list(evaluated(small[0], data, tmp_path / "run").failed) == ["bad"]
+    for folder in (data.images, data.labels):
+        (Path(str(folder)) / "bad.png").unlink()
+    again = evaluated(small[0], data, tmp_path / "run", resume=True)
+    assert (again.failed, again.scores["images"]) == ({}, 3)

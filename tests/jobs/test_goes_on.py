@@ -20,6 +20,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import ModelRefused, OutOfMemory, WrongUse
+from segment.files.banks.bank_file import save_bank
 from segment.files.runs.manifest import read_entries
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import write_png
@@ -239,6 +240,18 @@ def test_a_sweep_that_was_ended_within_a_condition_is_refused_with_other_images_
     with pytest.raises(WrongUse, match=rf"other images: 1 changed or gone \(s{TEST[0]}\)\."):
         swept(data, tmp_path, resume=True)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_the_sums_of_a_bank_whose_name_holds_a_bar_are_read_back(data: Labels, tmp_path: Path) -> None:
+    path, label = tmp_path / "a|b.safetensors", Path(str(data.labels)) / f"s{TEST[1]}.png"
+    save_bank(bank_of_toy(edited(1.0)), path)
+    methods = replace(OF_ONE_METHOD.methods, methods=("deterministic", "mcbn"))
+    asked = replace(OF_ONE_METHOD, shifts=(), methods=methods, banks=(str(path),))
+    whole = label.read_bytes()
+    label.unlink()
+    assert images_of(swept(data, tmp_path, resume=False, plan=asked)) == [2, 2, 2]
+    label.write_bytes(whole)
+    assert images_of(swept(data, tmp_path, resume=True, plan=asked)) == [3, 3, 3]
 
 
 def test_a_sweep_of_an_earlier_version_goes_on_with_the_same_images_only(

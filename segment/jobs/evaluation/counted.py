@@ -167,7 +167,7 @@ class Counted:
                 progress = json.loads(str(archive["progress"]))
                 states: dict[str, dict[str, NDArray[Any]]] = {}
                 for key in archive.files:
-                    name, bar, part = key.partition("|")
+                    name, bar, part = key.rpartition("|")  # a bank's name may hold one
                     if bar:
                         states.setdefault(name, {})[part] = archive[key]
         except ARRAY_ERRORS as error:

@@ -109,7 +109,7 @@ def write_results(
         comparisons=compared,
         gains=gained,
         validation=validated,
-        failed=scoring.failed,
+        failed={source.id: scoring.failed[source.id] for source in run.sources if source.id in scoring.failed},
         notes=methods.notes,
         record=run.record,
         warnings=tuple(warnings),

@@ -189,6 +189,7 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
         return Labelled(source, *nothing, error="It has no label map: no file of its name was found.")
     if source.sample is not None:
         return _sampled(source, source.sample, network)
+    contents = contents_of(source)  # before they are read: a file that is replaced in between is scored again
     try:
         read = read_source(source, network.input)
         image, scheme = read.pixels, scheme_of(network, void)
@@ -220,7 +221,7 @@ def read_labelled_image(source: Source, network: Network, void: int | None = Non
         _warn(turned)
     if read.valid is not None:
         labels = [np.where(read.valid[:], label, OUTSIDE) for label in labels]
-    return Labelled(source, image, labels[0], contents=contents_of(source), others=tuple(labels[1:]))
+    return Labelled(source, image, labels[0], contents=contents, others=tuple(labels[1:]))
 
 
 def _warn(message: str) -> None:
