@@ -28,6 +28,8 @@ from segment.stores.urls import is_url
 
 _SHOWN = 5  # names in one message
 _EVERYTHING = Listing()
+ALONG = " along axis "
+"""Between the number of a slice and its axis, where `part_in_text` says that."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,11 @@ def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]
     parts = parts_in(path, listing)
     label_parts, mask_parts = (_parts_beside(other, parts, listing) for other in (row.label, row.mask))
     of_file, _, wanted = row.id.rpartition("/")
-    single = bool(of_file) and wanted in {part_name(path, part) for part in parts if part is not None}
+    names = {part_name(path, part) for part in parts if part is not None}
+    before, _, number = wanted.rpartition("-")
+    if wanted not in names and number.isdecimal() and of_file.rpartition("/")[2] == safe(path.name):
+        wanted = before  # that of an image of a file called alike, as scan.nii beside scan.nii.gz
+    single = bool(of_file) and wanted in names
     for part, label_part, mask_part in zip(parts, label_parts, mask_parts, strict=True):
         name = "" if part is None else part_name(path, part)
         if single and name != wanted:
@@ -232,14 +238,19 @@ def images_by_id(sources: Sequence[Source]) -> dict[str, str]:
     return {source.id: image_in_text(source) for source in sources}
 
 
+def part_in_text(source: Source) -> str:
+    """What `image_in_text` writes behind the path: which image of the file it is; "" where that has one only."""
+    along = f"{ALONG}{source.axis}" if source.axis != Listing().axis else ""
+    return "" if source.part is None else f"::{source.part}{along}"
+
+
 def image_in_text(source: Source) -> str:
     """The path of an image's file, as `in_text` writes it, and which image of the file, where that has several.
 
     >>> image_in_text(Source("v/0004", Path("v.nii"), part=4)), image_in_text(Source("a", Path("a.png")))
     ('v.nii::4', 'a.png')
     """
-    along = f" along axis {source.axis}" if source.axis != Listing().axis else ""
-    return in_text(source.path) + ("" if source.part is None else f"::{source.part}{along}")
+    return in_text(source.path) + part_in_text(source)
 
 
 def _kinds(files: Sequence[Path]) -> str:

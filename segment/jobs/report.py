@@ -17,6 +17,7 @@ from segment.files.banks.bank_file import bank_of
 from segment.files.reading import read_json
 from segment.files.versions import versions
 from segment.files.writing import check_writable
+from segment.images.find import in_text
 from segment.jobs.labelled.of_runs import labels_of_run
 from segment.jobs.mcbn import MCBN
 from segment.jobs.progress import Progress, silent
@@ -121,6 +122,8 @@ def _sorted(paths: Sequence[str | Path]) -> Sorted:
             sweeps.append((run, [row for condition in conditions for row in _rows(condition)]))
         elif run.scores is not None:
             evaluations.append(run)
+        elif "methods" in run.settings:
+            raise WrongUse(f"{in_text(path)!r} has no scores yet: finish it first, with --resume.")
         else:
             runs.append(run)
     return runs, evaluations, sweeps, others

@@ -31,6 +31,7 @@ from segment.jobs.labelled import labels
 from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.report import report
 from segment.jobs.triage.calibration import EvaluationFolder
 from segment.networks.load import Network, load_network
 from segment.report.results import Evaluation
@@ -111,6 +112,8 @@ def test_scores_of_other_labels_are_not_taken_for_those_of_an_evaluation_that_wa
         run_table(folder)
     with pytest.raises(WrongUse, match="--resume"):
         EvaluationFolder.read(folder)
+    with pytest.raises(WrongUse, match="has no scores yet: finish it first, with --resume"):
+        report([folder], tmp_path / "page.html")
     again = evaluated(network, data, folder, validation=held_out, resume=True)
     assert {name for name in FINISHED if (folder / name).exists()} == there
     assert values(again) == values(evaluated(network, data, tmp_path / "fresh", validation=held_out))

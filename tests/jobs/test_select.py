@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -23,16 +24,16 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.banks.bank_file import save_bank
-from segment.files.runs.manifest import read_entries
 from segment.files.writing import write_png
-from segment.images.find import find_images
-from segment.images.read import read_image
+from segment.images.find import find_images, images_by_id
+from segment.images.listing.parts import Listing
+from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
 from segment.jobs.decisions import regions
 from segment.jobs.decisions.features import BottleneckFeatures
 from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
-from segment.jobs.decisions.select import select
+from segment.jobs.decisions.select import select, write_selection
 from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
@@ -41,6 +42,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.ranking.diversity import diverse
+from segment.report.run_files.saved_run import SavedRun, load_run
 from segment.scenes.scene import TEST, VALIDATION
 from segment.stores.requests import files_below, put, remove
 
@@ -261,6 +263,19 @@ def test_features_are_the_means_of_the_smallest_map_and_leave_the_network_as_it_
     np.testing.assert_allclose(white - black, 1 / np.sqrt([4.0, 1.0, 0.25]), atol=1e-3)
 
 
+def test_a_slice_is_that_of_the_runs_axis(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 255, (3, 4, 5)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii")
+    for axis in range(3):
+        listing = Listing(axis=axis)
+        sources = images_by_id(find_images(tmp_path / "v.nii", listing))
+        entry = {"id": "v/0001", "source": str(tmp_path / "v.nii")}
+        run = SavedRun(tmp_path, {"settings": listing.settings(), "sources": sources}, {"v/0001": entry})
+        source = run.source_of(entry)
+        expected = np.take(voxels, 1, axis).T
+        np.testing.assert_array_equal(read_source(source, InputSpec()).pixels[..., 0], expected)
+
+
 def test_images_are_unlike_in_the_features_of_the_runs_own_network(
     runs: Path, network: Network, tmp_path: Path
 ) -> None:
@@ -421,14 +436,10 @@ def test_crops_of_an_interrupted_call_are_cleared_by_the_next_one_and_other_file
 def test_crops_of_deep_ids_have_short_names_that_are_unique_and_stay(runs: Path, tmp_path: Path) -> None:
     region, *_ = select_regions(runs / "maps", 1, side=32)
     deep = [replace(region, id=f"{'straße/' * 60}{end}") for end in ("x", "y", "道" * 80, "道" * 81)]
-    run = tmp_path / "run"
-    run.mkdir()
-    shutil.copy(runs / "maps" / "run.json", run)
-    line = read_entries(runs / "maps" / "manifest.jsonl")[region.id]
-    lines = [{**line, "id": each.id, "source": f"{tmp_path}/{number}.png"} for number, each in enumerate(deep)]
-    for each in lines:
-        shutil.copy(region.source, each["source"])
-    (run / "manifest.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
+    run = shutil.copytree(runs / "maps", tmp_path / "maps")
+    with (run / "manifest.jsonl").open("a") as lines:
+        entry = load_run(run)[region.id].entry
+        lines.writelines(json.dumps({**entry, "id": other.id}) + "\n" for other in deep)
     (listed, again) = (write_regions(deep, tmp_path / name, run) for name in ("windows", "again"))
     rows = list(csv.DictReader(listed.read_text().splitlines()))
     crops = [row["crop"] for row in rows]
@@ -480,3 +491,79 @@ def test_a_selection_has_a_name_that_other_commands_read_as_a_list(runs: Path, t
     assert isinstance(ended.exception, WrongUse), ended.output
     assert "'chosen' is not: add the suffix .csv" in str(ended.exception)
     assert not list(tmp_path.iterdir())
+
+
+def stacks(folder: Path, *names: str) -> dict[str, np.ndarray]:
+    """Files of two images each, random."""
+    folder.mkdir(exist_ok=True)
+    made = {}
+    for name in names:
+        values = np.random.default_rng(len(name) + ord(name[-1])).integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
+        made[str(folder / name)] = values
+        if name.endswith(".npy"):
+            np.save(folder / name, values)
+        else:
+            tifffile.imwrite(folder / name, values, photometric="rgb")
+    return made
+
+
+OF_STACKS = PredictPlan(formats=("npz",), precision="fp32", workers=0)
+
+
+def test_an_image_is_that_of_its_own_file_where_another_file_is_called_alike_and_came_later(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path
+) -> None:
+    network, bank = small_and_bank
+    pixels = stacks(tmp_path / "in", "a.tif")
+    predict(network, tmp_path / "in", bank, tmp_path / "run", OF_STACKS)
+    pixels |= stacks(tmp_path / "in", "a.npy")  # listed first
+    predict(network, tmp_path / "in", bank, tmp_path / "run", OF_STACKS, resume=True)
+    run = load_run(tmp_path / "run")
+    assert len(run) == 4
+    for id, image in run.items():
+        source, _, part = run.record["sources"][id].partition("::")
+        assert source == str(image.source)
+        np.testing.assert_array_equal(image.image, pixels[source][int(part)])
+
+
+def test_images_of_files_called_alike_are_chosen_and_given_on_as_themselves(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, bank = small_and_bank
+    stacks(tmp_path / "in", "a.tif", "a.npy")
+    predict(network, tmp_path / "in", bank, tmp_path / "run", OF_STACKS)
+    whole = load_run(tmp_path / "run")
+    assert set(whole) == {"a/0000", "a/0001", "a/0000-2", "a/0001-2"}
+    assert {image[0] for image in select(tmp_path / "run", 4, unlike=True).images} == set(whole)
+    write_regions(select_regions(tmp_path / "run", 4, side=16), tmp_path / "windows", tmp_path / "run")
+    assert "is left out" not in caplog.text
+    assert "could not be made" not in caplog.text
+    everything = write_selection(select(tmp_path / "run", 2), tmp_path / "chosen.csv")
+    for listed, count in ((tmp_path / "chosen.csv", 2), (everything, 4)):
+        predict(network, listed, bank, tmp_path / f"run{count}", OF_STACKS)
+        again = load_run(tmp_path / f"run{count}")
+        assert len(again) == count
+        for id, image in again.items():
+            assert (image.source, image.measures) == (whole[id].source, whole[id].measures)
+
+
+def test_a_selection_names_the_runs_own_images_from_any_working_folder(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, bank = small_and_bank
+    for place in ("here", "elsewhere"):
+        (tmp_path / place / "in").mkdir(parents=True)
+        for number in range(3):
+            values = np.random.default_rng(len(place) + number).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+            write_png(tmp_path / place / "in" / f"{number}.png", values)
+    monkeypatch.chdir(tmp_path / "here")
+    predict(network, "in", bank, "run", OF_STACKS)
+    assert {image[1] for image in select("run").images} == {"in/0.png", "in/1.png", "in/2.png"}
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    write_selection(select("../here/run", 2), Path("chosen.csv"))
+    predict(network, "chosen.csv", bank, "again", OF_STACKS)
+    made, again = load_run("../here/run").sha256, load_run("again").sha256
+    assert len(again) == 2
+    assert again.items() <= made.items()
+    regions = select_regions(Path("../here/run"), 1, side=16)
+    assert Path(regions[0].source) == tmp_path / "here" / "in" / Path(regions[0].source).name

@@ -195,3 +195,29 @@ def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_li
         "The scores in 'others' are of other images: 1 of the run's 2 are among its 1.",
         "The scores in 'others' were made with other settings than the run: images corrupted by fog:3; T = 2 for 3.",
     ]
+
+
+def test_images_of_files_called_alike_have_the_label_maps_of_their_own_files(
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents]
+) -> None:
+    for name, seed in (("a.tif", 0), ("a.tiff", 2)):
+        for kind, values in (("images", pixels), ("labels", ids)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            photometric = "rgb" if kind == "images" else "minisblack"
+            tifffile.imwrite(
+                tmp_path / kind / name, np.stack([values(seed), values(seed + 1)]), photometric=photometric
+            )
+    (network, bank), listed = fitted, tmp_path / "list.csv"
+    rows = {name: f"images/{name},labels/{name}" for name in ("a.tif", "a.tiff")}
+    for count, names in enumerate((("a.tiff",), ("a.tif", "a.tiff"))):
+        listed.write_text("\n".join(["image,label", *(rows[name] for name in names)]))
+        predict(network, listed, bank, tmp_path / "run", PredictPlan(formats=("npz",)), resume=count > 0)
+    plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("variance",)))
+    evaluate_into(network, Labels(listed), tmp_path / "scores", banks=[bank], plan=plan)
+    report([tmp_path / "run", tmp_path / "scores"], tmp_path / "r.html")
+    run = segment.load_run(tmp_path / "run")
+    assert len(run) == 4
+    for id, image in run.items():
+        part = int(run.record["sources"][id].partition("::")[2])
+        seed = {".tif": 0, ".tiff": 2}[image.source.suffix] + part
+        np.testing.assert_array_equal(shown[0].label_of(id), ids(seed))

@@ -23,7 +23,6 @@ from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files import png
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
-from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import few_pixels, read_source
@@ -91,7 +90,7 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
     for image in table.rows:
         values = _map(table.run.place / image / "maps.npz", name)
         boxes = best_windows(values, side, OF_AN_IMAGE)
-        source = table.run.sources.get(image, "")
+        source = table.run.path_of(image)
         regions += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
     if equal := ranks_none(f"the mean {name}", [region.value for region in regions]):
         raise WrongUse(f"{equal.replace('image', 'window')}. Take another map by --by, or predict with more draws.")
@@ -163,9 +162,7 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            source = saved.source_of(saved.entries[region.id])
-            refuse_changed(source, saved.entries[region.id])
-            pixels = read_source(source, saved.input).pixels
+            pixels = read_source(saved.unchanged_source(region.id), saved.input).pixels
             inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
             window = np.ascontiguousarray(picture_of(pixels, display)[inside])
         except UNREADABLE as error:
@@ -192,7 +189,7 @@ def _display(regions: Sequence[Region], run: SavedRun) -> Display | None:
     def pixels() -> Iterator[tuple[NDArray[Any], NDArray[np.bool_] | None]]:
         for name in list(dict.fromkeys(region.id for region in regions))[:DISPLAY_IMAGES]:
             with suppress(*UNREADABLE):  # its crop is reported as missing
-                yield few_pixels(run.source_of(run.entries[name]), run.input)
+                yield few_pixels(run.unchanged_source(name), run.input)
 
     return display_of(pixels(), run.input)
 

@@ -17,7 +17,6 @@ from segment.files.reading import read_json
 from segment.files.replacing import refuse_other_file
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
-from segment.images.contents.hashes import refuse_changed
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.decisions.features import BottleneckFeatures
@@ -146,7 +145,7 @@ def _ranked(table: RunTable, column: str, sign: int) -> tuple[tuple[Ranked, ...]
         if names:
             count, shown = count_of(len(names), "image"), first_of(sorted(names))
             sentences.append(f"{count} without {column}{reason}, listed as the {place} uncertain: {shown}.")
-    images = tuple((name, table.run.sources.get(name, ""), table.rows[name].get(column)) for name in order)
+    images = tuple((name, table.run.path_of(name), table.rows[name].get(column)) for name in order)
     return images, " ".join(sentences)
 
 
@@ -261,8 +260,7 @@ def _unlike(selection: Selection, top: int, run: SavedRun, network: Network | No
     of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
-            source = run.source_of(run.entries[image[0]])
-            refuse_changed(source, run.entries[image[0]])
+            source = run.unchanged_source(image[0])
             if of_network is not None:
                 features.append(of_network(source))
             else:

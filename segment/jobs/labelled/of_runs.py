@@ -133,7 +133,7 @@ def _by_part(sources: Sequence[Source]) -> dict[Part, Source]:
 
 
 def _part(source: Source) -> Part:
-    return source.path.resolve(), source.part, source.axis
+    return source.path.resolve(), source.part, 0 if source.part is None else source.axis
 
 
 def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:

@@ -16,7 +16,7 @@ from segment.axes import Head
 from segment.errors import WrongUse
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD, SOURCES, removed_images
+from segment.files.runs.places import RECORD, SOURCES, WORKING_FOLDER, place_of, removed_images
 from segment.files.text_tables import read_csv
 from segment.guarantees.groups import groups_given, groups_of
 from segment.images.find import in_text
@@ -121,6 +121,12 @@ class RunFolder:
     def sources(self) -> dict[str, str]:
         """Id -> path of the image's file, as the manifest has it."""
         return {name: str(entry["source"]) for name, entry in self.entries.items()}
+
+    def path_of(self, id: str) -> str:
+        """An image's file as another command finds it from this working folder; "" of an image without a line."""
+        path = self.sources.get(id, "")
+        here = self.record.get(WORKING_FOLDER) == in_text(Path.cwd())
+        return path if here or not path else in_text(place_of(self.record, path))
 
     @cached_property
     def sha256(self) -> dict[str, str]:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
-from segment.files.runs.places import LISTED, SOURCES, place_of
+from segment.files.runs.places import SOURCES, place_of
 from segment.files.writing import FULL
 from segment.images.contents.hashes import refuse_changed
 from segment.images.display import Display, display_of, picture_of
-from segment.images.find import Source, find_images, image_in_text, images_among, in_text
+from segment.images.find import ALONG, Source, find_images, in_text, part_in_text
 from segment.images.listing.ids import folded, wanted_id
+from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels, read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
@@ -77,8 +78,7 @@ class SavedImage:
     @property
     def image(self) -> Picture:
         """The source image, uint8 (H, W, 3). Errors: ImageUnreadable, also where its file has changed since the run."""
-        source, spec = self.run.source_of(self.entry), self.run.input
-        refuse_changed(source, self.entry)
+        source, spec = self.run.unchanged_source(self.id), self.run.input
         few = (few_pixels(one, spec) for one in (source,))  # not read for RGB, which is shown as it is
         display = self.run.display or display_of(few, spec)
         return picture_of(read_source(source, spec).pixels, display)
@@ -127,17 +127,46 @@ class SavedRun(RunFolder, Mapping[str, SavedImage]):
         return Display.of(record) if record else None
 
     def source_of(self, entry: Mapping[str, Any]) -> Source:
-        """An image's file, and which part of it where the file holds several."""
-        id, path = entry["id"], place_of(self.record, entry["source"])
-        part = str(self.record.get(SOURCES, {}).get(id, "")).removeprefix(entry["source"])
-        part = part if part.startswith("::") else ""
-        if not part and self._of_path[entry["source"]] == 1 and "listing" not in self.settings:
+        """An image's file, and which part of it where the file holds several: of earlier versions' runs by its id.
+
+        Errors: ImageUnreadable where the file is not there, or has no such part.
+        """
+        id, path = str(entry["id"]), place_of(self.record, entry["source"])
+        known = self.record.get(SOURCES, {}).get(id)
+        part = "" if known is None else str(known).removeprefix(str(entry["source"]))
+        if not part and self._of_path[entry["source"]] == 1 and (known is not None or "listing" not in self.settings):
             return Source(id, path, wanted=wanted_id(id, path.name, self._ids))
-        images = self._parts if part else self._parts_by_id  # a run of before did not say which part
-        source = images.get(in_text(path) + part if part else id)
-        if source is None:
-            raise ImageUnreadable(f"{self._images_asked!r} has no image {id!r} any more.")
-        return replace(source, id=id)
+        listed = self._images_of(path, part)
+        names = {source.id.rpartition("/")[2]: source for source in listed}
+        same = {part_in_text(source): source for source in listed} if part else names
+        wanted = part or id.rpartition("/")[2]
+        if wanted not in same and (part or len(listed) > 1):
+            raise ImageUnreadable(f"{in_text(path)!r} has no image {id!r} any more.")
+        source = same.get(wanted, listed[0])
+        return replace(source, id=id, wanted=wanted_id(id, source.id.rpartition("/")[2], self._ids))
+
+    def unchanged_source(self, id: str) -> Source:
+        """As `source_of`, where the file is still the one that the run read. Errors: ImageUnreadable."""
+        if id not in self.entries:
+            raise ImageUnreadable(f"The manifest of {in_text(self.folder)!r} has no line of {id!r}.")
+        source = self.source_of(self.entries[id])
+        refuse_changed(source, self.entries[id])
+        return source
+
+    def _images_of(self, path: Path, part: str) -> tuple[Source, ...]:
+        """The images of a file, along the axis that a part of it names; each file is looked into once."""
+        _, _, axis = part.partition(ALONG)
+        listing = replace(self.listing, axis=int(axis) if axis else Listing.axis) if part else self.listing
+        if (path, listing.axis) not in self._listed:
+            try:
+                self._listed[path, listing.axis] = find_images(path, listing)
+            except WrongUse:
+                raise ImageUnreadable(f"{in_text(path)!r} is not there any more.") from None
+        return self._listed[path, listing.axis]
+
+    @cached_property
+    def _listed(self) -> dict[tuple[Path, int], tuple[Source, ...]]:
+        return {}
 
     @cached_property
     def _ids(self) -> set[str]:
@@ -146,26 +175,6 @@ class SavedRun(RunFolder, Mapping[str, SavedImage]):
     @cached_property
     def _of_path(self) -> Counter[str]:
         return Counter(entry["source"] for entry in self.entries.values())
-
-    @property
-    def _images_asked(self) -> str:
-        return str(self.settings.get("source") or self.settings.get("images") or "")
-
-    @cached_property
-    def _images_now(self) -> tuple[Source, ...]:
-        """The images that its SRC has now. Errors: WrongUse where it is not there."""
-        if self._images_asked != LISTED:
-            return find_images(place_of(self.record, self._images_asked), self.listing)
-        paths = {place_of(self.record, source): None for source in self.sources.values()}
-        return images_among(list(paths), Path(), self.listing)
-
-    @cached_property
-    def _parts(self) -> dict[str, Source]:
-        return {image_in_text(source): source for source in self._images_now}
-
-    @cached_property
-    def _parts_by_id(self) -> dict[str, Source]:
-        return {source.id: source for source in self._images_now}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
