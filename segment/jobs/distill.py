@@ -112,8 +112,12 @@ def distill_bank(
     probe = bank.probe or probe_of(network, drawn, next(iter(bank)))
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), "probe": probe.digest, **numbers})
     asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
-    if output is not None:
-        refuse_other_bank(output, lambda there: _is_distilled_so(there, network, drawn, asked), asked)
+
+    def refuse_other() -> None:
+        if output is not None:
+            refuse_other_bank(output, lambda there: _is_distilled_so(there, network, drawn, asked), asked)
+
+    refuse_other()
     kept = PartialTensors(None if isinstance(pool.given, DatasetImages) else output, recipe)
     head = network.card.head
     observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
@@ -145,6 +149,7 @@ def distill_bank(
     }
     made = identified(network, drawn, replace(distilled.bank, provenance=provenance))
     if output is not None:
+        refuse_other()  # another command may have written one since
         save_bank(made, output)
     kept.remove()
     return made

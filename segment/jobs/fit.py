@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,31 +127,35 @@ def fit(
     drawn = bn_network_of(network, plan.layers)
     content, settings = pool_sha256(pool), plan.settings(network, pool)
     recipe = recipe_of(network, content, settings)
-    if output is not None:
-        refuse_other_bank(
-            output,
-            lambda there: is_of_recipe(there, recipe) and is_bank_of(network, drawn, there),
-            {"fingerprint": network.fingerprint, "images_sha256": content, **settings},
-        )
+
+    def refuse_other() -> None:
+        if output is not None:
+            refuse_other_bank(
+                output,
+                lambda there: is_of_recipe(there, recipe) and is_bank_of(network, drawn, there),
+                {"fingerprint": network.fingerprint, "images_sha256": content, **settings},
+            )
+
+    refuse_other()
     _warn_of_plain_images(network, pool)
     earlier = None if cache is None else cache.find(network, drawn, recipe, output)
     if earlier is not None:
         bank, path = earlier
         if not is_complete(network, bank, plan.engine):
             bank = completed(network, bank, pool, plan.engine)
-            _write(bank, output, cache)
-        elif output is not None and path != output:
-            save_bank(bank, output)
+            _write(bank, output, cache, refuse_other)
+        elif path != output:
+            _write(bank, output, None, refuse_other)
         warn_if_unlike_training(bank.provenance.get("reference"))
         return bank, path
     partial = None if output is None or random else PartialBank(output, recipe)
     bank = _recorded(network, drawn, pool, plan, partial, progress, runner)
     bank = signed(replace(bank, provenance={**bank.provenance, **settings, "images_sha256": content}), recipe)
-    _write(bank, output, cache)
+    _write(bank, output, cache, refuse_other)
     if partial is not None:
         partial.remove()
     bank = completed(network, bank, pool, plan.engine)
-    _write(bank, output, cache)
+    _write(bank, output, cache, refuse_other)
     return bank, None
 
 
@@ -202,8 +206,10 @@ def _warn_of_plain_images(network: Network, pool: ImagePool) -> None:
     )
 
 
-def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:
-    if output is not None:
-        save_bank(bank, output)
+def _write(bank: Bank, output: Path | None, cache: BankCache | None, refuse_other: Callable[[], None]) -> None:
+    """Into the cache first, which gives it another name where another command has written a bank there meanwhile."""
     if cache is not None:
         cache.keep(bank)
+    if output is not None:
+        refuse_other()
+        save_bank(bank, output)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, count_of
+from segment.files.runs.lock import waiting_lock
 from segment.files.text_tables import markdown
 from segment.files.writing import write_text
 from segment.images.find import Source
@@ -187,7 +188,11 @@ def check_page(path: Path, name: str = "", key: str = "") -> None:
         raise WrongUse(f"--report {url_of(path)!r} is a folder; name a file in it, as {url_of(path / 'results.md')!r}.")
     if path.suffix.lower() not in (".md", ".markdown"):
         raise WrongUse(f"--report {url_of(path)!r}: the page is Markdown; add the suffix: --report {url_of(path)}.md")
-    _, begun, rest = _page(path).partition(f"<!-- {name} -->\n<!-- images ")
+    _refuse_other_images(path, _page(path), name, key)
+
+
+def _refuse_other_images(path: Path, page: str, name: str, key: str) -> None:
+    _, begun, rest = page.partition(f"<!-- {name} -->\n<!-- images ")
     if key and begun and not rest.startswith(f"{key} -->"):
         raise WrongUse(
             f"--report {url_of(path)!r} has a section {name!r} of other images, which would be lost: give this one "
@@ -210,16 +215,19 @@ def put_section(path: Path, name: str, section: str, key: str = "") -> None:
     """The section into the page, in place of the one of that name, at the end where there is none.
 
     key: of its images, as `images_key` gives it
+    Errors: WrongUse, also where the page has got a section of that name of other images since `check_page`.
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    page = _page(path)
     of = f"<!-- images {key} -->\n" if key else ""
     block = f"{begin}\n{of}{section}{end}\n"
-    head, begun, rest = page.partition(begin)
-    if not begun:
-        write_text(path, page.rstrip("\n") + f"\n\n{block}")
-        return
-    _, closed, tail = rest.partition(f"{end}\n")
-    if not closed:
-        raise WrongUse(f"--report {url_of(path)!r}: the section {name!r} has no end; remove it by hand.")
-    write_text(path, head + block + tail)
+    with nullcontext() if is_url(path) else waiting_lock(path):
+        page = _page(path)
+        _refuse_other_images(path, page, name, key)
+        head, begun, rest = page.partition(begin)
+        if not begun:
+            write_text(path, page.rstrip("\n") + f"\n\n{block}")
+            return
+        _, closed, tail = rest.partition(f"{end}\n")
+        if not closed:
+            raise WrongUse(f"--report {url_of(path)!r}: the section {name!r} has no end; remove it by hand.")
+        write_text(path, head + block + tail)

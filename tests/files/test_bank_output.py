@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from segment.distilling.distill import DistillPlan
 from segment.draws.bank import bank_fingerprint
 from segment.errors import WrongUse
 from segment.files.banks.bank_file import load_bank, save_bank
+from segment.files.banks.cache import BankCache
 from segment.files.reading import as_json_values
 from segment.jobs.distill import check_output, distill_bank
 from segment.jobs.fit import fit
@@ -47,6 +50,35 @@ def test_a_fit_of_other_settings_leaves_the_bank_that_is_there(network: Network,
     with pytest.raises(WrongUse, match="its statistics images are others"):
         fit(network, str(images), output, FitPlan(batch=2, draws=2))
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("job", ["fit", "distill"])
+def test_a_bank_that_another_command_wrote_meanwhile_stays(
+    network: Network, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    output, module = tmp_path / "bank.safetensors", importlib.import_module(f"segment.jobs.{job}")
+    name = "_recorded" if job == "fit" else "distill"
+    real, cache = getattr(module, name), BankCache(tmp_path / "cache")
+    whole, _ = fit(network, str(images), None, FitPlan(batch=2, draws=4))
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        made = real(*given, **named)
+        save_bank(whole, output)
+        return made
+
+    monkeypatch.setattr(module, name, meanwhile)
+    asked, few = FitPlan(batch=2, draws=3), dict[str, Any](views=4, held_out=2, steps=2)
+    jobs: dict[str, Callable[[], Any]] = {
+        "fit": lambda: fit(network, str(images), output, asked, cache=cache),
+        "distill": lambda: distill_bank(network, whole, str(images), draws=2, output=output, **few),
+    }
+    with pytest.raises(WrongUse, match="is another bank already"):
+        jobs[job]()
+    assert bank_fingerprint(load_bank(output)) == bank_fingerprint(whole)
+    if job == "fit":  # the draws are not lost
+        bank, found = fit(network, str(images), tmp_path / "other.safetensors", asked, cache=cache)
+        assert found is not None
+        assert len(bank) == 3
 
 
 def test_the_same_fit_may_be_asked_again(network: Network, images: Path, tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,7 @@ from segment.methods.temperature import TemperatureFit, update
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
+from segment.report import results_page
 from segment.report.best_methods import in_short
 from segment.report.html.charts import reliability
 from segment.report.html.details import Sums
@@ -739,7 +743,26 @@ def test_a_section_of_other_images_is_not_overwritten_and_its_own_is(tmp_path: P
     assert not (tmp_path / "run").exists()
     check_page(pages, "another", others)
     put_section(pages, "scenes", "## New\n", same)
+    with pytest.raises(WrongUse, match=r"section 'scenes' of other images.*another name by --title"):
+        put_section(pages, "scenes", "## Another command's, which has begun when there was none\n", others)
     assert pages.read_text().count("<!-- images ") == 1
+    assert "## New" in pages.read_text()
+
+
+def test_sections_that_end_together_are_all_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, both = tmp_path / "results.md", threading.Barrier(2)
+    real = results_page._page
+
+    def read(path: Path) -> str:
+        text = real(path)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.5)  # the other one has read too, where nothing keeps it from that
+        return text
+
+    monkeypatch.setattr(results_page, "_page", read)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: put_section(page, name, f"## {name}\n"), ("one", "two")))
+    assert [name for name in ("## one", "## two") if name not in page.read_text()] == []
 
 
 def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, data: Labels, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process at a time writes to the folder of a run, of a tuned setting or of an experiment.
+"""One process at a time writes to the folder of a run, of a tuned setting or of an experiment, or to a page.
 
 Must not know what is written. The lock belongs to the process: the system takes it away when the process ends, however
 it ends, so that no crash leaves a folder locked.
@@ -65,6 +65,26 @@ def sole_writer(folder: Path) -> Iterator[None]:
     lock = lock_folder(folder)
     try:
         remove_parts(folder)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """One process at a time is within the block for a file, which another waits for; its lock is a hidden file.
+
+    A file system without locks is used unlocked. Errors: WrongUse where nothing can be written there.
+    """
+    lock = FileLock(path.with_name(f".{path.name}{LOCK}"), thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except NotImplementedError:
+        log.warning("The file system of %r has no locks: take care that no other process writes there.", str(path))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
         yield
     finally:
         lock.release()
