@@ -83,6 +83,7 @@ def report(
     warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
     warnings += [line for evaluation in evaluations if runs for line in differences(run, evaluation)]
     warnings += unlabelled
+    warnings += [f"{each.folder.name}: {each.missing}" for each in (*runs, *scored) if each.missing]
     sources = ReportContents(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",

@@ -23,7 +23,10 @@ from segment.files.writing import write_png
 from segment.images.labels.read import read_label_ids
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
+from segment.jobs.decisions.compare import compare
+from segment.jobs.decisions.regions import select_regions
 from segment.jobs.decisions.run_table import run_table
+from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.results_files import FINISHED
@@ -149,10 +152,12 @@ def test_tables_and_sheet_of_earlier_images_are_gone_while_images_that_have_chan
     assert top() == {".lock", "run.json", "manifest.jsonl"}
     assert json.loads((folder / "run.json").read_text())["files"] == []
     saved = load_run(folder)
+    assert saved.missing == "1 of 3 images without a result (1 failed): --resume tries them."
     assert [saved[image.stem].status for image in images] == ["done", "done", "failed"]
     assert saved[images[2].stem].error == MADE_AGAIN
     run(resume=True)
     assert top() == whole
+    assert load_run(folder).missing == ""
     made = read_entries(folder / "manifest.jsonl")
     assert [made[image.stem]["sha256"] == lines[image.stem]["sha256"] for image in images] == [True, False, False]
     assert all(line["status"] == "done" for line in made.values())
@@ -185,3 +190,34 @@ def test_an_image_that_failed_and_was_taken_away_has_not_failed(
         (Path(str(folder)) / "bad.png").unlink()
     again = evaluated(small[0], data, tmp_path / "run", resume=True)
     assert (again.failed, again.scores["images"]) == ({}, 3)
+
+
+def test_select_compare_and_report_say_how_many_images_have_no_result(
+    small: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = Path(str(written(tmp_path / "test", TEST[:6]).images))
+    (images / "bad.png").write_bytes(b"no image")
+    gone = images / f"s{TEST[0]}.png"
+    plan = PredictPlan(precision="fp32", workers=0, formats=("npz",))
+    real = RunPlaces.add
+
+    def interrupted(self: RunPlaces, entry: Any) -> None:
+        if entry.id == f"s{TEST[4]}":
+            raise KeyboardInterrupt
+        real(self, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunPlaces, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict(small[0], images, small[1], tmp_path / "run", plan)
+        gone.unlink()
+        with pytest.raises(KeyboardInterrupt):
+            predict(small[0], images, small[1], tmp_path / "run", plan, resume=True)
+    missing = "3 of 6 images without a result (1 failed, 2 not made yet): --resume tries them."
+    assert "4 images, 1 failed, 2 not made yet" in repr(load_run(tmp_path / "run"))
+    assert select(tmp_path / "run").missing == missing
+    select_regions(tmp_path / "run", 1, side=16)
+    assert missing in caplog.text
+    notes = compare(tmp_path / "run", tmp_path / "run").notes
+    assert [note for note in notes if "without a result" in note] == [f"A: {missing}", f"B: {missing}"]
+    assert f"run: {missing}" in report([tmp_path / "run"], tmp_path / "page.html").warnings

@@ -72,7 +72,7 @@ def select(
     total = len(selection.images) + len(selection.rest)
     screen.table(f"The first {len(rows)} of {total} by {selection.by}", ["image", selection.by], rows)
     missing = f"\n{selection.missing}" if selection.missing else ""
-    screen.print_text(f"{selection.by}: {selection.why}.{missing}\nThese: {path}. All images: {everything}")
+    screen.print_text(f"{selection.by}: {selection.why}.{missing}\nThese: {path}. All {total}: {everything}")
 
 
 def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path | None, *, json: bool) -> None:

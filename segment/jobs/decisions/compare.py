@@ -72,6 +72,7 @@ def compare(
     of_ids = a.run.asked_groups(sorted({*a.rows, *b.rows}), groups, table)
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair, groups=of_ids)
     notes = (
+        *(f"{letter}: {table.run.missing}" for letter, table in (("A", a), ("B", b)) if table.run.missing),
         *_of_banks(a, b),
         *_other_classes(a, b),
         *_other_pixels(a, b, compared.images[2]),

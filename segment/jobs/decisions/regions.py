@@ -85,6 +85,8 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
     table = run_table(folder)
     if table.labelled:
         raise WrongUse("--regions needs maps, which an evaluation does not keep: give the folder of `segment predict`.")
+    if table.run.missing:
+        log.warning("%s", table.run.missing)
     name = measure or table.run.heat
     regions = []
     for image in table.rows:

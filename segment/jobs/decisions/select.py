@@ -50,7 +50,7 @@ class Selection:
     """The images from most to least uncertain. by: the column that ranks them; why: how that was chosen.
 
     images: as many as were asked, (id, source, value) each; rest: all others, in the same order. A value is None where
-    the image has none; missing: a sentence on these images, "" where there are none
+    the image has none; missing: sentences on these images, and on those of the run that have no result; "" without any
     axis: of volumes, that the run's slices lie along
     """
 
@@ -123,6 +123,7 @@ def select(
     if equal := ranks_none(chosen, [row[chosen] for row in table.rows.values() if chosen in row], draws):
         raise WrongUse(f"{equal}. Name another column by --by, or predict with more draws.")
     ranked, missing = _ranked(table, chosen, -1 if quality else 1)
+    missing = " ".join(filter(None, (missing, table.run.missing)))
     selection = Selection(chosen, why, ranked[:top], ranked[top:], missing, table.run.listing.axis)
     given = None if network is None else network_of(network)
     if given is not None:

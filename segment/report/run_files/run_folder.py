@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from segment.axes import Head
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD, SOURCES, WORKING_FOLDER, place_of, removed_images
@@ -127,6 +127,21 @@ class RunFolder:
         path = self.sources.get(id, "")
         here = self.record.get(WORKING_FOLDER) == in_text(Path.cwd())
         return path if here or not path else in_text(place_of(self.record, path))
+
+    @property
+    def left(self) -> int:
+        """How many of its images have no line: the run was interrupted, or goes on."""
+        return len(self.record.get(SOURCES, {}).keys() - self.entries.keys() - removed_images(self.record))
+
+    @property
+    def missing(self) -> str:
+        """A sentence on its images that have no result; "" where all are done."""
+        failed, left = sum(entry["status"] == "failed" for entry in self.entries.values()), self.left
+        if not failed + left:
+            return ""
+        kinds = [f"{count} {word}" for count, word in ((failed, "failed"), (left, "not made yet")) if count]
+        images = count_of(len(self.entries) + left, "image")
+        return f"{failed + left} of {images} without a result ({', '.join(kinds)}): --resume tries them."
 
     @cached_property
     def sha256(self) -> dict[str, str]:

@@ -228,7 +228,9 @@ class SavedRun(RunFolder, Mapping[str, SavedImage]):
 
     def __repr__(self) -> str:
         failed = sum(line["status"] == "failed" for line in self.entries.values())
-        parts = [f"{count_of(len(self), 'image')}, {failed} failed"]
+        parts = [
+            f"{count_of(len(self), 'image')}, {failed} failed" + (f", {self.left} not made yet" if self.left else "")
+        ]
         parts += [f"T = {self.plan['draws']}"] if "draws" in self.plan else []
         parts += [f"{len(self.record['classes'])} classes"] if self.record.get("classes") else []
         parts += [f"scores of {', '.join(self.scores.get('methods', {}))}"] if self.scores else []
