@@ -33,10 +33,6 @@ from segment.report.html.page import in_script
 from segment.report.html.streams import packed
 from segment.report.html.tables import in_short
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-
 SIZE = (32, 48)
 HOSTILE = "</script><script>document.title='taken'</script>"
 VOID = 255
@@ -93,14 +89,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         if image.status == "done"
     }
     return Made(run, scores, by_id, top / "out" / "report.html")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
@@ -379,7 +367,7 @@ def test_the_gallery_sorts_filters_and_opens(page: Any, made: Made) -> None:
     assert page.locator("#cards .card .name").all_inner_texts() == ["sub/f"]
     assert page.locator("#count").inner_text() == "1 of 4 images"
     page.fill("#search", "")
-    there = [id for id in done if (done[id].prediction == 0).mean() >= 0.0005]
+    there = [id for id in done if (done[id].prediction == 0).any()]
     page.select_option("#with-class", "0")
     assert sorted(page.locator("#cards .card .name").all_inner_texts()) == sorted(there)
     page.select_option("#with-class", "")

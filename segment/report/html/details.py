@@ -1,12 +1,13 @@
 """One image of a run → what its page in the report needs: pictures, masks, values on a grid, exact counts.
 
-Values are rounded to the digits that are shown, so what a reader sees equals maps.npz to those digits. Must not know
-HTML.
+Values are rounded to the digits that are shown, so what a reader sees equals maps.npz to those digits; the run's scale
+has enough of them for a smooth picture. Must not know HTML.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,9 @@ from segment.uncertainty.class_indices import likeliest_label, no_class
 from segment.uncertainty.measures import MEASURES
 
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}
-"""Decimals that are shown; 3 for the other measures."""
+"""Decimals that are shown at least; 3 for the other measures."""
+STEPS = 100
+"""Steps between 0 and the end of a run's scale, at least: more would not be seen, and doubled a page of entropies."""
 LARGEST = 1024
 """Pixels of a picture's longer side at most; a larger one is shown smaller."""
 LONGEST = 2048
@@ -107,8 +110,13 @@ def upper_edges() -> NDArray[np.float64]:
     return np.append(0.0, binning.edges(binning.BINS)[2:])
 
 
-def decimals_of(measure: str) -> int:
-    return DIGITS.get(measure, 3)
+def decimals_of(measure: str, high: float) -> int:
+    """The decimals that are shown of a measure whose scale ends at `high`.
+
+    >>> decimals_of("variance", 0.02), decimals_of("variance", 3e-5)
+    (4, 7)
+    """
+    return max(DIGITS.get(measure, 3), math.ceil(math.log10(STEPS / high)))
 
 
 def measures_of(run: SavedRun, image: SavedImage) -> tuple[str, ...]:
@@ -142,11 +150,7 @@ def detail(
         "h": height,
         "w": width,
         "factor": factor,
-        "shares": {
-            str(k): round(float(share), 4)
-            for k, share in enumerate(np.bincount(mask.ravel()) / mask.size)
-            if share >= 0.0005
-        },
+        "shares": _shares(run, maps, mask),
     }
     known = None
     if label is not None and label.shape == mask.shape:
@@ -159,7 +163,7 @@ def detail(
     every = (slice(None, None, shape.stride * factor), slice(None, None, shape.stride * factor))
     for name in shape.measures:
         if name in maps:
-            values = maps[name].astype(np.float64) * 10 ** decimals_of(name)
+            values = maps[name].astype(np.float64) * 10 ** measure_entry(run, name)["decimals"]
             levels = np.where(np.isnan(values), HIDDEN, np.rint(values).clip(0, HIDDEN - 1)).astype(np.int64)
             block.plane(f"measure {name}", levels[every])
             counts = _counts(levels, known, right)
@@ -178,6 +182,15 @@ def detail(
     row |= {"means": {name: numbers["mean"] for name, numbers in image.measures.items()}}
     row |= {"p95": {name: numbers["p95"] for name, numbers in image.measures.items()}}
     return block, row
+
+
+def _shares(run: SavedRun, maps: Mapping[str, NDArray[Any]], mask: NDArray[np.int64]) -> dict[str, float]:
+    """The share of the pixels of each class that is there, K for those of none; labels of one pixel count each."""
+    prediction = np.asarray(maps[PREDICTION])
+    shares = np.bincount(mask.ravel(), minlength=len(run.classes) + 1) / mask.size
+    if prediction.ndim == 3:
+        shares[:-1] = (prediction == 1).mean(axis=(1, 2))
+    return {str(k): float(f"{share:.4g}") for k, share in enumerate(shares) if share > 0}
 
 
 def _mask(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:  # H W
@@ -275,7 +288,8 @@ def measure_entry(run: SavedRun, name: str) -> dict[str, Any]:
         "name": name,
         "title": scale.title,
         "unit": scale.unit,
-        "decimals": decimals_of(name),
+        "decimals": decimals_of(name, scale.high),
+        "digits": DIGITS.get(name, 3),
         "high": scale.high,
         "bound": scale.bound,
     }

@@ -18,9 +18,16 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const percent = (share, digits = 1) => (100 * share).toFixed(digits) + " %";
+// What is there, or is not all, is never rounded to nothing or to all.
+const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1 %" : share < 1 && share >= 0.9995 ? "> 99.9 %" : (100 * share).toFixed(1) + " %");
 const measureOf = (name) => CONTENT.measures.find((measure) => measure.name === name);
 const valueOf = (measure, level) => (level / 10 ** measure.decimals).toFixed(measure.decimals);
+const LAST = CONTENT.hidden - 1; // the level of every larger value
+// A value with two digits that are not 0, and no fewer decimals than the measure's usual ones.
+const numberText = (value, measure) => {
+  const digits = value > 0 ? Math.max(measure.digits, 1 - Math.floor(Math.log10(value))) : measure.digits;
+  return digits > 7 ? value.toExponential(1) : value.toFixed(digits);
+};
 const withUnit = (text, measure) => text + (measure.unit ? " " + measure.unit : "");
 const highOf = (measure) => withUnit((measure.bound > measure.high * 1.000001 ? "≥ " : "") + Number(measure.high.toPrecision(3)), measure);
 const thresholdOf = (measure, level) => ((level + 0.5) / 10 ** measure.decimals).toFixed(measure.decimals + 1);

@@ -37,7 +37,7 @@ function arrange() {
   const first = CONTENT.measures.length ? CONTENT.measures[0].name : "";
   let order = IMAGES.map((_, index) => index);
   if (words) order = order.filter((i) => IMAGES[i].id.toLowerCase().includes(words));
-  if (k !== "") order = order.filter((i) => (IMAGES[i].shares || {})[k] > 0);
+  if (k !== "") order = order.filter((i) => IMAGES[i].shares[k] > 0);
   const decision = $("decision").value;
   if (decision) order = order.filter((i) => IMAGES[i].triage && IMAGES[i].triage.decision === decision);
   if (gallery.range) order = order.filter((i) => { const u = numberOf(IMAGES[i], first); return u >= gallery.range.low && u < gallery.range.high; });
@@ -80,7 +80,7 @@ function cardOf(index) {
   }
   const key = $("sort").value, measure = measureOf(key) || CONTENT.measures[0];
   const numbers = [];
-  if (measure) numbers.push(withUnit(numberOf(image, measure.name).toFixed(measure.decimals), measure));
+  if (measure) numbers.push(withUnit(numberText(numberOf(image, measure.name), measure), measure));
   if (image.labelled) numbers.push(percent(image.right / image.labelled) + " right");
   const review = image.triage && image.triage.decision === "review";
   const picture = element("img", { alt: "", width: 144, height: 96, src: thumbOf(index), decoding: "async" });

@@ -271,7 +271,7 @@ function probe(place) {
     if (plane && measure.name === measureNow().name) {
       const columns = detail.sizes["measure " + measure.name][1];
       const level = plane[row * columns + column];
-      parts.push(`${measure.title} ${level === CONTENT.hidden ? "hidden" : withUnit(valueOf(measure, level), measure)}`);
+      parts.push(`${measure.title} ${level === CONTENT.hidden ? "hidden" : (level === LAST ? "≥ " : "") + withUnit(valueOf(measure, level), measure)}`);
     }
   }
   const pixel = row * stride * image.w + column * stride, K = CONTENT.classes.length;
