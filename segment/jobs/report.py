@@ -80,7 +80,7 @@ def report(
         raise WrongUse(f"None of these is a run or holds scores: {', '.join(map(str, paths))}.")
     run = runs[0] if runs else replace(scored[0], entries={})  # scores alone have no pictures
     label_of, void, unlabelled = labels_of_run(run, evaluations, labels)
-    warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
+    warnings = [line for each in scored for line in (each.scores or {}).get("warnings", [])]
     warnings += [line for evaluation in evaluations if runs for line in differences(run, evaluation)]
     warnings += unlabelled
     warnings += [f"{each.folder.name}: {each.missing}" for each in (*runs, *scored) if each.missing]
@@ -88,7 +88,7 @@ def report(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",
         evaluations=evaluations,
-        sweeps=[rows for _, rows in swept],
+        sweeps=[(each.folder.name, rows) for each, rows in swept],
         others=others,
         label_of=label_of,
         void=void,

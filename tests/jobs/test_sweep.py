@@ -39,6 +39,7 @@ from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
 from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
+from segment.report.html.page import _content_of
 from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
 from segment.report.results_page import sweep_section
 from segment.report.run_files.saved_run import load_run
@@ -353,7 +354,29 @@ def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_
 def test_a_sweep_alone_has_a_report_with_the_names_of_its_classes(swept: Sweep, tmp_path: Path) -> None:
     run = load_run(swept.folder)
     assert run.classes == tuple(run.card["classes"])
-    assert report([swept.folder], tmp_path / "sweep.html").files == (tmp_path / "sweep.html",)
+    folder = tmp_path / "mine"
+    shutil.copytree(swept.folder, folder)
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(scores | {"warnings": ["The scores mislead."]}))
+    written = report([folder], tmp_path / "sweep.html")
+    assert written.files == (tmp_path / "sweep.html",)
+    assert written.warnings == ("The scores mislead.",)
+    page = _content_of(tmp_path / "sweep.html")
+    conditions = {(row.condition, row.severity) for row in swept.rows}
+    assert page["size"].endswith(" MB")
+    assert "image" not in page["size"]
+    many = len({row.name for row in swept.rows})
+    assert page["finding"][0].startswith(
+        f"The report holds a sweep of {many} settings under {len(conditions)} conditions"
+    )
+    best = min((row for row in swept.rows if row.condition == "clean"), key=lambda row: row.nll)
+    assert f"has the best NLL on clean images, {best.nll:.3f}" in page["finding"][0]
+    (table,) = page["tables"]
+    assert table["title"].startswith("Best settings in mine, on clean images")
+    assert all(sentence in table["text"] for sentence in sweep_sentences(swept.rows))
+    _, names = shown_names(swept.rows)
+    assert table["rows"][0][0] == names[best.name]
+    assert "deterministic" in [row[0] for row in table["rows"]]
 
 
 def a_row(setting: Setting | None, draws: int, nll: float, method: str = "mcbn", severity: int = 0) -> Row:

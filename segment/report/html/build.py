@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import Picture, no_class_colour, palette
-from segment.report.html import charts, tables, words
+from segment.report.html import charts, sweeps, tables, words
 from segment.report.html.details import (
     HIDDEN,
     DetailShape,
@@ -55,7 +55,7 @@ class ReportContents:
     """What a report is made of.
 
     run: with images; None: scores only. evaluations: scores.json and comparisons.json of each
-    sweeps: rows of each; others: title and JSON of each further file
+    sweeps: folder's name and rows of each; others: title and JSON of each further file
     label_of: id of an image -> its label ids, None where it has none; void: the id that is not scored
     draws: id of an image -> the masks (T H W) of its draws, for a flip-book
     """
@@ -63,7 +63,7 @@ class ReportContents:
     run: SavedRun
     title: str
     evaluations: Sequence[SavedRun] = ()
-    sweeps: Sequence[Sequence[Row]] = ()
+    sweeps: Sequence[tuple[str, Sequence[Row]]] = ()
     others: Sequence[tuple[str, Mapping[str, Any]]] = ()
     label_of: Callable[[str], Ints | None] = lambda _: None
     void: int | None = None
@@ -150,9 +150,9 @@ def write_report(
         path = output.with_name(names[page])
         shown = [thumb if page == 0 or index in numbers else b"" for index, thumb in enumerate(thumbs)]
         expected = (sum(len(blocks[index]) for index in numbers) + sum(map(len, shown))) * BASE64 / 1e6 + 0.2
-        size = f"{count_of(len(rows), 'image')}, {expected:.1f} MB" + (
-            f", page {page + 1} of {len(pages)}" if len(pages) > 1 else ""
-        )
+        parts = [count_of(len(rows), "image")] if rows else []
+        parts += [f"{expected:.1f} MB"] + ([f"page {page + 1} of {len(pages)}"] if len(pages) > 1 else [])
+        size = ", ".join(parts)
         write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)
         files.append(path)
         total += size_of_file(path)
@@ -237,8 +237,9 @@ def _content(
     for evaluation, scores in zip(sources.evaluations, evaluated, strict=True):
         shown += tables.score_tables(scores, f"Scores in {evaluation.folder.name}")
         shown += tables.gain_tables(evaluation.comparisons or {})
-    for of_sweep in sources.sweeps:
+    for name, of_sweep in sources.sweeps:
         plots += charts.sweep_charts(of_sweep)
+        shown += sweeps.sweep_tables(of_sweep, name)
     shown += [tables.table_of_file(content, title) for title, content in sources.others]
     pairs = words.settings(run)
     if shape.stride > 1:
@@ -248,9 +249,7 @@ def _content(
         pairs.append(("class probabilities", missing))
     return {
         "title": sources.title,
-        "finding": words.finding(rows, measures[0] if measures else None, sums)
-        if rows
-        else words.gains([evaluation.comparisons or {} for evaluation in sources.evaluations]),
+        "finding": words.finding(rows, measures[0] if measures else None, sums) if rows else _finding(sources),
         "settings": pairs,
         "classes": list(run.classes),
         "palette": colours.tolist(),
@@ -259,6 +258,7 @@ def _content(
         "measures": measures,
         "stride": shape.stride,
         "hidden": HIDDEN,
+        "several": run.head == "multilabel",
         "no_class": "no label" if run.head == "multilabel" else "no data",
         "labelled": sums.images,
         "images": list(rows),
@@ -267,6 +267,13 @@ def _content(
         "charts": plots,
         "tables": shown,
     }
+
+
+def _finding(sources: ReportContents) -> list[str]:
+    """What a report without images begins with."""
+    gains = words.gains([evaluation.comparisons or {} for evaluation in sources.evaluations])
+    found = gains + [line for _, rows in sources.sweeps for line in sweeps.sweep_finding(rows)]
+    return found or ["The report holds scores, and no images."]
 
 
 def _scored(sources: ReportContents, sums: Sums) -> Mapping[str, Any]:

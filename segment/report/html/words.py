@@ -85,7 +85,7 @@ def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
                 differences.append(f"{name} by {value} ({interval}{sure})")
         if differences:
             sentences.append(f"{gain['method']} differs from {gain['rival']} in {' and in '.join(differences)}.")
-    return sentences or ["The report holds scores, and no images."]
+    return sentences
 
 
 def settings(run: SavedRun) -> list[tuple[str, str]]:
