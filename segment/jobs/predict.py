@@ -101,6 +101,11 @@ def predict(
             images = _with_labels_of_list(images)
     else:
         images, source_text = _listed(source, listing), LISTED
+    if labels is not None and network.card.head == "multilabel":
+        raise WrongUse(
+            "The sheet shows label maps of heads with one label a pixel, and this network's head is multi-label: leave "
+            "--labels out. `segment evaluate --labels` scores it, with a folder of label maps for each label."
+        )
     if labels is not None:
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:

@@ -43,7 +43,13 @@ def labels_of_run(
 
     OUTSIDE where an evaluation scores nothing: beyond its region masks, and of objects of no trained class.
     labels: a SRC in place of what the evaluations were scored with
+    Errors: WrongUse for the labels of a multi-label head, whose pixels are right or wrong label by label.
     """
+    if labels is not None and run.head == "multilabel":
+        raise WrongUse(
+            f"{str(run.folder)!r} is of a multi-label head: a report shows which pixels are right of heads with one "
+            "label a pixel only. Leave --labels out; the folder of `segment evaluate` beside the run shows its scores."
+        )
     voids = [each.settings.get("void") for each in evaluations]
     void = next((value for value in voids if value is not None), run.card.get("void"))
     unseen = next((ids for each in evaluations if (ids := each.settings.get("unseen"))), run.card.get("unseen", ()))
@@ -72,8 +78,11 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> tuple[dict[Par
     Left out are images that an evaluation scored with other files than lie there now: its scores are not of these.
     """
     labels: dict[Part, Source] = {}
-    if run.head == "multilabel" or not run.entries:
+    if not run.entries:
         return labels, []
+    if run.head == "multilabel":
+        which = "Which pixels are right is shown of heads with one label a pixel; that of this run is multi-label."
+        return labels, [f"{which} Its scores are below Scores."] if evaluations else []
     source = str(run.settings.get("source", ""))
     if source.endswith(".txt"):
         try:

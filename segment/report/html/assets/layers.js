@@ -84,6 +84,8 @@ function paintScale(canvas, measure, level = NaN) {
 function legendOf(image) {
   $("triage-row").hidden = !image.triage;
   if (image.triage) $("triage-of").textContent = `${image.triage.decision}, ${percent(image.triage.accepted)} accepted`;
+  $("classes-name").textContent = CONTENT.several ? "Predicted labels" : "Predicted classes";
+  $("classes-note").hidden = !CONTENT.several;
   const shares = Object.entries(image.shares).sort((a, b) => b[1] - a[1]);
   $("classes").replaceChildren(...shares.map(([k, share]) => chipOf(`${CONTENT.classes[k] || CONTENT.no_class} ${percent(share)}`, colourOf(k))));
 }

@@ -276,7 +276,7 @@ function probe(place) {
   }
   const pixel = row * stride * image.w + column * stride, K = CONTENT.classes.length;
   const nameOf = (k) => CONTENT.classes[k] || CONTENT.no_class;
-  if (detail.planes["percent 0"] && (detail.planes.mask[pixel] < K || CONTENT.no_class === "no label")) {
+  if (detail.planes["percent 0"] && (detail.planes.mask[pixel] < K || CONTENT.several)) {
     const columns = detail.sizes["percent 0"][1], tops = [];
     for (let place = 0; detail.planes["percent " + place] && place < 3; place++) {
       const share = detail.planes["percent " + place][row * columns + column];
