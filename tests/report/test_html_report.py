@@ -192,9 +192,9 @@ def test_the_numbers_under_the_pointer_are_those_of_the_maps(page: Any, made: Ma
         page.select_option("#measure", name)
         point(page, 9, 17)
         assert f"{maps[name][9, 17]:.{digits}f}" in page.locator("#numbers").inner_text()
-    page.focus("#stage")
     page.keyboard.press("Shift+ArrowRight")
     assert "row 9, column 18 " in page.locator("#numbers").inner_text()
+    assert page.locator("#image-name").inner_text() == "sub/f"
 
 
 def shown_percent(share: float) -> str:
@@ -530,8 +530,11 @@ def test_a_triage_is_told_filtered_by_and_shown(made: Made, tmp_path: Path, brow
     manifest = tmp_path / "run" / "manifest.jsonl"
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     done = [line for line in lines if line["status"] == "done"]
+    accepted = np.random.default_rng(0).choice(np.array([0, 128, 255], np.uint8), SIZE)
     for number, line in enumerate(done):
         line["triage"] = {"decision": "review" if number else "accept", "accepted": 0.25 * number}
+        line["files"].append(f"{line['id']}/accepted.png")
+        write_png(tmp_path / "run" / line["id"] / "accepted.png", accepted)
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (tmp_path / "run" / "triaged.json").write_text(json.dumps({"text": ["1 of 4 images are accepted whole."]}))
     report([tmp_path / "run"], tmp_path / "r.html")
@@ -547,7 +550,15 @@ def test_a_triage_is_told_filtered_by_and_shown(made: Made, tmp_path: Path, brow
     numbers = "[...document.querySelectorAll('#cards .numbers')]"
     assert opened.evaluate(f"{numbers}.every((one) => one.scrollWidth <= one.parentNode.clientWidth)"), "none is cut"
     look_at(opened, made, done[1]["id"])
-    assert opened.locator("#triage-of").inner_text() == "review, 25.0 % accepted"
+    assert opened.locator("#decision-of").inner_text() == "review"
+    assert opened.locator("#accepted-of").inner_text() == "25.0 %"
+    assert opened.locator("#untrusted-name").inner_text() == "Pixels above the threshold"
+    assert "trust" not in opened.locator("aside").inner_text()
+    opened.select_option("#layer-b", "accepted")
+    assert opened.locator("#layer-colours li").first.inner_text() == "for review"
+    painted = opened.evaluate("[...layer('accepted').getContext('2d').getImageData(0, 0, 48, 32).data]")
+    marked = np.reshape(painted, (*SIZE, 4))[..., :3] == opened.evaluate("FOR_REVIEW")
+    assert (marked.all(axis=2) == (accepted == 255)).all()
     opened.close()
 
 
@@ -621,7 +632,7 @@ def test_scores_alone_are_shown_without_images(
     opened.click("nav a[href='#scores']")
     assert opened.locator("#charts figure").count() == 1
     assert opened.locator("#charts .chart-legend li").count() == 1
-    assert opened.locator("#charts .left-out").inner_text().startswith("Not shown: mcbn (1 of 2 methods).")
+    assert opened.locator("#charts .left-out").last.inner_text().startswith("Not shown: mcbn (1 of 2 methods).")
     assert problems == []
     opened.close()
 

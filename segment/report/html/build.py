@@ -29,7 +29,7 @@ from segment.report.html.details import (
     picture_or_grey,
     thumbnail,
 )
-from segment.report.html.page import page_name, refuse_other_than_page, remove_further_pages, write_page
+from segment.report.html.page import page_name, page_size, refuse_other_than_page, remove_further_pages, write_page
 from segment.report.html.streams import ImageStreams
 from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
@@ -149,11 +149,12 @@ def write_report(
     for page, numbers in enumerate(pages):
         path = output.with_name(names[page])
         shown = [thumb if page == 0 or index in numbers else b"" for index, thumb in enumerate(thumbs)]
-        expected = (sum(len(blocks[index]) for index in numbers) + sum(map(len, shown))) * BASE64 / 1e6 + 0.2
+        held = {index: blocks[index] for index in numbers}
+        expected = page_size(content | {"page": page}, shown, held, version) / 1e6
         parts = [count_of(len(rows), "image")] if rows else []
         parts += [f"{expected:.1f} MB"] + ([f"page {page + 1} of {len(pages)}"] if len(pages) > 1 else [])
         size = ", ".join(parts)
-        write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)
+        write_page(path, content | {"page": page, "size": size}, shown, held, version)
         files.append(path)
         total += size_of_file(path)
     remove_further_pages(output, len(pages) + 1)

@@ -22,7 +22,10 @@ from segment.scores.functional.rejection import aurc, ause
 
 POINTS = 160
 """Points of a line at most."""
-DIFFERENCES = {"nll": ("NLL", "NLL difference, nats"), "miou": ("mIoU", "mIoU difference")}
+DIFFERENCES = {
+    "nll": ("NLL", "NLL difference, nats (below 0: better)"),
+    "miou": ("mIoU", "mIoU difference (above 0: better)"),
+}
 """Scores that are plotted minus those of the plain network: their name, and the axis."""
 
 Chart = dict[str, Any]

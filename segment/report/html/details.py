@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,12 +21,14 @@ from PIL import Image
 
 from segment.errors import SegmentError, error_message
 from segment.files.exports.image import UNCLAIMED
+from segment.images.read import read_label
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import Picture
 from segment.report.html.streams import ImageStreams
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
+from segment.report.run_files.triaged_files import ACCEPTED
 from segment.scores.functional import binning
 from segment.scores.functional.binning import Ints, Span, bin_of
 from segment.uncertainty.class_indices import likeliest_label, no_class
@@ -158,7 +161,7 @@ def detail(
         block.plane("label", np.where(known, label, len(run.classes) + 1)[coarse])
         row["labelled"] = int(known.sum())
         row["right"] = int(((mask == label) & known).sum())
-        sums.images += 1
+        sums.images += bool(known.any())
     right = None if known is None or label is None else mask == label
     every = (slice(None, None, shape.stride * factor), slice(None, None, shape.stride * factor))
     for name in shape.measures:
@@ -177,6 +180,9 @@ def detail(
         _top_classes(block, np.nan_to_num(p[(slice(None), *every)], nan=0.0))
         if known is not None and right is not None and run.head != "multilabel":
             _add_confidence(sums, p, known, right)
+    accepted = [image.run.folder / file for file in image.entry["files"] if Path(file).name == ACCEPTED]
+    if accepted:
+        block.plane("accepted", read_label(accepted[0])[coarse])
     if "triage" in image.entry:
         row["triage"] = {key: image.entry["triage"][key] for key in ("decision", "accepted")}
     row |= {"means": {name: numbers["mean"] for name, numbers in image.measures.items()}}

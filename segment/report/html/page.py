@@ -35,6 +35,11 @@ def write_page(
             stream.write(part.encode("utf-8"))
 
 
+def page_size(content: Mapping[str, Any], thumbs: Sequence[bytes], blocks: Mapping[int, bytes], version: str) -> int:
+    """Bytes of such a page."""
+    return sum(len(part.encode("utf-8")) for part in _page(content, thumbs, blocks, version))
+
+
 def refuse_other_than_page(path: Path) -> None:
     """Refuse a name for a page under which something else lies, or without its suffix. Errors: WrongUse."""
     refuse_other_file(path, "report of segment", (".html", ".htm"), lambda page: bool(_content_of(page)))

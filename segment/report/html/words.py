@@ -47,8 +47,12 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
             first += f"without the {_percent(share, 0)} whose {name} is above {threshold}{unit}, {_percent(after)} are."
         else:
             first += f"the {name} of all of them is above {threshold}{unit}."
-    else:
+    elif len(known) > 1:
         first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {shown(middle)}."
+    else:
+        first = f"The report holds 1 image; its mean {name} is {shown(middle)}."
+    if len(known) == 1:
+        return [first]
     worst = known[int(np.argmax(means))]["id"]
     many = count_of(high, "image") if high else "no image"
     more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {shown(middle)}"
@@ -106,9 +110,9 @@ def settings(run: SavedRun) -> list[tuple[str, str]]:
     if run.card:
         pairs.append(("input", run.input.sentence))
     if timings.get("images"):
-        pairs.append(
-            ("time", f"{timings['seconds']:.0f} s for {timings['images']} images on {plan.get('device', 'cpu')}")
-        )
+        seconds, images = timings["seconds"], count_of(timings["images"], "image")
+        taken = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+        pairs.append(("time", f"{taken} s for {images} on {plan.get('device', 'cpu')}"))
     if made:
         pairs.append(
             ("versions", ", ".join(f"{name} {made[name]}" for name in ("mcbn-segment", "torch") if name in made))

@@ -5,7 +5,6 @@ const SECTIONS = ["overview", "gallery", "image", "scores"];
 
 function goTo(index) {
   const image = IMAGES[index];
-  if (!image.streams) return;
   if (image.page !== CONTENT.page) location.href = CONTENT.pages[image.page] + "#image=" + encodeURIComponent(image.id);
   else location.hash = "#image=" + encodeURIComponent(image.id);
 }
@@ -14,8 +13,8 @@ function route() {
   const hash = location.hash.slice(1);
   const [name, id] = hash.startsWith("image=") ? ["image", decodeURIComponent(hash.slice(6))] : [hash, ""];
   let section = SECTIONS.includes(name) ? name : "overview";
-  const index = section === "image" ? (id ? IMAGES.findIndex((image) => image.id === id) : gallery.order.find((i) => IMAGES[i].page === CONTENT.page && IMAGES[i].streams)) : -1;
-  if (section === "image" && (index === undefined || index < 0 || !IMAGES[index].streams)) section = "overview";
+  const index = section === "image" ? (id ? IMAGES.findIndex((image) => image.id === id) : gallery.order.find((i) => IMAGES[i].page === CONTENT.page)) : -1;
+  if (section === "image" && (index === undefined || index < 0)) section = "overview";
   if (section === "image" && IMAGES[index].page !== CONTENT.page) return goTo(index);
   for (const each of SECTIONS) $(each).hidden = each !== section;
   for (const link of document.querySelectorAll("nav a")) {
@@ -42,7 +41,7 @@ function overview() {
   }
   for (const part of ["#gallery", "#image"]) document.querySelector(`nav a[href='${part}']`).hidden = !IMAGES.length;
   $("first-name").hidden = !IMAGES.length;
-  const first = gallery.order.filter((i) => IMAGES[i].streams).slice(0, 8);
+  const first = gallery.order.slice(0, 8);
   $("first-cards").replaceChildren(...first.map(cardOf));
   for (const sentence of CONTENT.triage) $("triage").append(element("li", {}, ...coded(sentence)));
   $("triage-box").hidden = !CONTENT.triage.length;

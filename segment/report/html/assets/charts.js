@@ -5,6 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a35fd0"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
+const BANDS = 3; // lines with a band, at most: more would cover each other
+
 const narrow = () => innerWidth < 600; // a phone: fewer units, so that letters stay readable
 
 function drawn(tag, attributes, ...children) {
@@ -58,9 +60,11 @@ function lineChart(place, lines, options) {
   if (options.diagonal) svg.append(drawn("line", { class: "ideal", x1: px(0), y1: py(0), x2: px(1), y2: py(1) }));
   if (options.zero) svg.append(drawn("line", { class: "ideal", x1: left, y1: py(0), x2: W - right, y2: py(0) }));
   const legend = element("ul", { class: "chart-legend" });
+  const intervals = known.filter(hasInterval).length, notes = options.left_out ? [options.left_out] : [];
+  if (intervals) notes.unshift(intervals > BANDS ? "95 % intervals are in the table, and beside the value of a point." : "A band is the 95 % interval.");
   known.forEach((line, number) => {
     const stroke = strokeOf(number), colour = stroke.stroke;
-    if (line.low && line.low.some((v) => v !== null)) {
+    if (hasInterval(line) && intervals <= BANDS) {
       const at = line.x.map((x, i) => [x, line.low[i], line.high[i]]).filter(([, l, h]) => l !== null && h !== null);
       const band = [...at.map(([x, l]) => `${px(x)},${py(l)}`), ...at.reverse().map(([x, , h]) => `${px(x)},${py(h)}`)];
       svg.append(drawn("polygon", { points: band.join(" "), fill: colour, opacity: 0.14 }));
@@ -89,14 +93,20 @@ function lineChart(place, lines, options) {
     marker.setAttribute("cy", py(best.line.y[best.i]));
     told.textContent = pointText(best.line, best.i, options);
   });
-  const figure = element("figure", { class: "chart" }, element("figcaption", { text: options.title }), svg, legend, ...(options.left_out ? [element("p", { class: "left-out", text: options.left_out })] : []), told, tableOf(known, options));
+  const figure = element("figure", { class: "chart" }, element("figcaption", { text: options.title }), svg, legend, ...notes.map((text) => element("p", { class: "left-out", text })), told, tableOf(known, options));
   place.append(figure);
+}
+
+const hasInterval = (line) => Boolean(line.low && line.low.some((v) => v !== null));
+
+function intervalText(line, i) {
+  return hasInterval(line) && line.low[i] !== null ? `${line.low[i].toPrecision(3)} to ${line.high[i].toPrecision(3)}` : "";
 }
 
 function pointText(line, i, options) {
   const x = options.xText ? options.xText(line.x[i]) : `${options.x} ${Number(line.x[i].toPrecision(4))}`;
   const y = options.yText ? options.yText(line.y[i]) : `${options.y} ${line.y[i].toPrecision(4)}`;
-  const ends = line.low && line.low[i] !== null && line.low[i] !== undefined ? ` (95 %: ${line.low[i].toPrecision(3)} to ${line.high[i].toPrecision(3)})` : "";
+  const ends = intervalText(line, i) && ` (95 %: ${intervalText(line, i)})`;
   return `${line.name}: ${x}, ${y}${ends}${line.notes ? ", " + line.notes[i] : ""}`;
 }
 
@@ -108,14 +118,14 @@ function tableOf(lines, options) {
   const details = element("details", { class: "values" }, element("summary", { text: "Values as a table" }));
   details.addEventListener("toggle", () => {
     if (!details.open || details.querySelector("table")) return;
-    const body = element("tbody");
+    const body = element("tbody"), intervals = lines.some(hasInterval), notes = lines.some((line) => line.notes);
     for (const line of lines) {
       const step = Math.max(1, Math.floor(line.x.length / 40));
       for (let i = 0; i < line.x.length; i += step) {
-        body.append(element("tr", {}, element("th", { scope: "row", text: line.name }), element("td", { text: line.x[i].toPrecision(4) }), element("td", { text: line.y[i].toPrecision(4) }), element("td", { text: line.notes ? line.notes[i] : "" })));
+        body.append(element("tr", {}, element("th", { scope: "row", text: line.name }), element("td", { text: line.x[i].toPrecision(4) }), element("td", { text: line.y[i].toPrecision(4) }), ...(intervals ? [element("td", { text: intervalText(line, i) })] : []), ...(notes ? [element("td", { text: line.notes ? line.notes[i] : "" })] : [])));
       }
     }
-    const head = element("tr", {}, ...["line", options.x, options.y, "note"].map((text) => element("th", { scope: "col", text })));
+    const head = element("tr", {}, ...["line", options.x, options.y, ...(intervals ? ["95 %"] : []), ...(notes ? ["note"] : [])].map((text) => element("th", { scope: "col", text })));
     details.append(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": options.title }, element("table", {}, element("thead", {}, head), body)));
   });
   return details;
@@ -136,7 +146,7 @@ function histogram(place, values, options) {
   counts.forEach((count, bin) => {
     const tall = (count / most) * (H - bottom - top);
     const [from, to] = [(bin / bins) * high, ((bin + 1) / bins) * high];
-    const name = `${count} image${count === 1 ? "" : "s"} from ${from.toPrecision(3)} to ${to.toPrecision(3)}${options.unit ? " " + options.unit : ""}`;
+    const name = `${imagesOf(count)} from ${from.toPrecision(3)} to ${to.toPrecision(3)}${options.unit ? " " + options.unit : ""}`;
     const bar = drawn("rect", { class: "bar", x: left + bin * wide + 1, y: H - bottom - tall, width: Math.max(1, wide - 2), height: tall, tabindex: count ? 0 : -1, role: "button", "aria-label": name + ": show them" }, drawn("title", {}, document.createTextNode(name)));
     const choose = () => count && options.chosen(from, bin === bins - 1 ? Infinity : to, name);
     bar.addEventListener("click", choose);

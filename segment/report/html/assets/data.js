@@ -22,6 +22,7 @@ function element(tag, attributes = {}, ...children) {
 const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1 %" : share < 1 && share >= 0.9995 ? "> 99.9 %" : (100 * share).toFixed(1) + " %");
 const measureOf = (name) => CONTENT.measures.find((measure) => measure.name === name);
 const valueOf = (measure, level) => (level / 10 ** measure.decimals).toFixed(measure.decimals);
+const imagesOf = (count) => `${count} image${count === 1 ? "" : "s"}`;
 const LAST = CONTENT.hidden - 1; // the level of every larger value
 // A value with two digits that are not 0, and no fewer decimals than the measure's usual ones.
 const numberText = (value, measure) => {
@@ -30,6 +31,9 @@ const numberText = (value, measure) => {
 };
 const withUnit = (text, measure) => text + (measure.unit ? " " + measure.unit : "");
 const highOf = (measure) => withUnit((measure.bound > measure.high * 1.000001 ? "≥ " : "") + Number(measure.high.toPrecision(3)), measure);
+const levelOf = (measure, value) => Math.round(value * 10 ** measure.decimals);
+// The last level of the slider and of the scale above it: the scale's end, or what a threshold beyond it needs.
+const reachOf = (measure) => Math.max(1, levelOf(measure, measure.high), Math.min(measure.top, 2 * measure.start));
 const thresholdOf = (measure, level) => ((level + 0.5) / 10 ** measure.decimals).toFixed(measure.decimals + 1);
 
 // Text with each `command` of it as code.

@@ -47,7 +47,7 @@ function arrange() {
   gallery.order = order;
   $("range").hidden = !gallery.range;
   if (gallery.range) $("range-text").textContent = "only " + gallery.range.name;
-  $("count").textContent = order.length === IMAGES.length ? `${order.length} images` : `${order.length} of ${IMAGES.length} images`;
+  $("count").textContent = (order.length === IMAGES.length ? "" : `${order.length} of `) + imagesOf(IMAGES.length);
   gallery.drawnFrom = -1;
   $("cards").scrollTop = 0;
   paintCards();
@@ -73,18 +73,21 @@ function paintCards() {
   rowsBox.replaceChildren(...cards);
 }
 
+// A long id in two parts, the first of which is cut: ids of one folder differ at their ends.
+function partsOf(id) {
+  const letters = [...id];
+  return letters.length > 14 ? [letters.slice(0, -10), letters.slice(-10)].map((part) => element("span", { text: part.join("") })) : [id];
+}
+
 function cardOf(index) {
   const image = IMAGES[index];
-  if (image.error) {
-    return element("div", { class: "card failed" }, element("strong", { text: image.id }), element("span", { text: "failed: " + image.error }));
-  }
   const key = $("sort").value, measure = measureOf(key) || CONTENT.measures[0];
   const numbers = [];
   if (measure) numbers.push(withUnit(numberText(numberOf(image, measure.name), measure), measure));
   if (image.labelled) numbers.push(percent(image.right / image.labelled) + " right");
   const review = image.triage && image.triage.decision === "review";
   const picture = element("img", { alt: "", width: 144, height: 96, src: thumbOf(index), decoding: "async" });
-  const name = element("span", { class: "name", text: image.id, title: image.id });
+  const name = element("span", { class: "name", title: image.id }, ...partsOf(image.id));
   const open = element("button", { class: "card", type: "button", "aria-label": [image.id, ...numbers, ...(review ? ["for review"] : [])].join(", ") }, picture, ...(review ? [element("span", { class: "badge", text: "review" })] : []), name, element("span", { class: "numbers", text: numbers.join(" · ") }));
   open.addEventListener("click", () => goTo(index));
   return open;
@@ -94,6 +97,6 @@ function cardOf(index) {
 addEventListener("beforeprint", () => {
   const first = gallery.order.slice(0, 20);
   $("print-cards").replaceChildren(...first.map(cardOf));
-  const which = first.length === IMAGES.length ? "All" : `The first ${first.length} of`;
-  $("print-count").textContent = `${which} ${IMAGES.length} images, sorted by: ${$("sort").selectedOptions[0].textContent}.`;
+  const which = first.length < IMAGES.length ? `The first ${first.length} of ` : IMAGES.length > 1 ? "All " : "";
+  $("print-count").textContent = `${which}${imagesOf(IMAGES.length)}, sorted by: ${$("sort").selectedOptions[0].textContent}.`;
 });

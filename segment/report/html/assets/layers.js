@@ -3,6 +3,8 @@
 
 const UNTRUSTED = [0, 229, 255]; // no colour of the heat scale
 const WRONG = [213, 94, 0];
+const FOR_REVIEW = [204, 121, 167];
+const [REVIEW, NO_DATA] = [255, 128]; // values of accepted.png
 const HIDDEN_GREY = [128, 128, 128]; // no colour of the heat scale
 const SHADES = bytesOf(CONTENT.shades); // 256 x RGB, least first
 
@@ -28,17 +30,19 @@ function layer(name) {
     }
   } else {
     const mask = detail.planes.mask, label = detail.planes.label, K = CONTENT.classes.length;
-    if (name === "error") {
+    if (name === "error" || name === "accepted") {
       context.filter = "grayscale(1)";
       context.drawImage(detail.picture, 0, 0, w, h);
       context.filter = "none";
     }
     const source = name === "label" ? label : name === "draw" ? detail.planes["draw " + $("draw-number").value] : mask;
     const colours = painted([h, w], (at, out) => {
-      if (name === "error") {
-        const known = label[at] < K, wrong = known && label[at] !== mask[at];
-        [out[0], out[1], out[2]] = wrong ? WRONG : known ? [255, 255, 255] : [0, 0, 0];
-        out[3] = wrong ? 255 : known ? 110 : 150;
+      if (name === "error" || name === "accepted") {
+        const accepted = detail.planes.accepted;
+        const known = name === "error" ? label[at] < K : accepted[at] !== NO_DATA;
+        const marked = name === "error" ? known && label[at] !== mask[at] : accepted[at] === REVIEW;
+        [out[0], out[1], out[2]] = marked ? (name === "error" ? WRONG : FOR_REVIEW) : known ? [255, 255, 255] : [0, 0, 0];
+        out[3] = marked ? 255 : known ? 110 : 150;
       } else {
         const colour = colourOf(source[at]);
         out[0] = colour[0]; out[1] = colour[1]; out[2] = colour[2]; out[3] = 255;
@@ -73,17 +77,20 @@ function outlined(plane, [rows, columns], level) {
   });
 }
 
-// The colours of a measure, with a line at the threshold.
-function paintScale(canvas, measure, level = NaN) {
-  const context = canvas.getContext("2d"), threshold = Math.round((255 * (level + 0.5)) / (measure.high * 10 ** measure.decimals));
-  const data = context.createImageData(256, 1);
-  for (let i = 0; i < 256; i++) data.data.set([...(Math.abs(i - threshold) < 2 ? UNTRUSTED : SHADES.subarray(3 * i, 3 * i + 3)), 255], 4 * i);
+// The colours of a measure up to a level, with a line at the threshold.
+function paintScale(canvas, measure, reach = levelOf(measure, measure.high), level = NaN) {
+  const context = canvas.getContext("2d"), threshold = Math.round((255 * (level + 0.5)) / reach);
+  const steps = reach / (measure.high * 10 ** measure.decimals), data = context.createImageData(256, 1);
+  for (let i = 0; i < 256; i++) {
+    const shade = 3 * Math.min(255, Math.round(i * steps));
+    data.data.set([...(Math.abs(i - threshold) < 2 ? UNTRUSTED : SHADES.subarray(shade, shade + 3)), 255], 4 * i);
+  }
   context.putImageData(data, 0, 0);
 }
 
 function legendOf(image) {
   $("triage-row").hidden = !image.triage;
-  if (image.triage) $("triage-of").textContent = `${image.triage.decision}, ${percent(image.triage.accepted)} accepted`;
+  if (image.triage) [$("decision-of").textContent, $("accepted-of").textContent] = [image.triage.decision, percent(image.triage.accepted)];
   $("classes-name").textContent = CONTENT.several ? "Predicted labels" : "Predicted classes";
   $("classes-note").hidden = !CONTENT.several;
   const shares = Object.entries(image.shares).sort((a, b) => b[1] - a[1]);
@@ -100,6 +107,7 @@ function chipOf(text, colour) {
 function coloursOf(name) {
   let title = "", colours = [];
   if (name === "error") [title, colours] = ["Errors", [["wrong", WRONG], ["right (lighter)", [183, 183, 183]], ["not labelled (darker)", [53, 53, 53]]]];
+  if (name === "accepted") [title, colours] = ["Triage", [["for review", FOR_REVIEW], ["accepted (lighter)", [183, 183, 183]], ["no data (darker)", [53, 53, 53]]]];
   if (name === "label") {
     const there = [...new Set(view.detail.planes.label)].sort((a, b) => a - b);
     [title, colours] = ["Ground truth", there.map((k) => [CONTENT.classes[k] || "not labelled", colourOf(k)])];

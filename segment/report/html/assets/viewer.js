@@ -5,6 +5,9 @@ const view = { index: -1, detail: null, layers: {}, zoom: 1, x: 0, y: 0, split: 
 
 function setUpViewer() {
   const stage = $("stage");
+  if (IMAGES.some((image) => image.triage)) { // the triage decides what is trusted
+    for (const [id, text] of [["threshold-name", "Threshold:"], ["mark-name", "Outline pixels above it"], ["untrusted-name", "Pixels above the threshold"], ["kept-name", "Accuracy of pixels below it"]]) $(id).textContent = text;
+  }
   for (const measure of CONTENT.measures) $("measure").append(element("option", { value: measure.name, text: measure.title }));
   $("measure").addEventListener("input", () => { view.layers = {}; setThreshold(); showModes(); draw(); probeAgain(); });
   for (const id of ["layer-a", "layer-b", "mode"]) $(id).addEventListener("input", () => { showModes(); draw(); });
@@ -21,7 +24,7 @@ function setUpViewer() {
   stage.addEventListener("wheel", (event) => { event.preventDefault(); zoomBy(event.deltaY < 0 ? 1.2 : 1 / 1.2, at(event)); }, { passive: false });
   let grabbed = null;
   stage.addEventListener("pointerdown", (event) => { grabbed = { x: event.clientX, y: event.clientY, vx: view.x, vy: view.y }; stage.setPointerCapture(event.pointerId); });
-  stage.addEventListener("pointerup", () => { grabbed = null; });
+  for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => { grabbed = null; });
   stage.addEventListener("pointermove", (event) => {
     if (grabbed && view.zoom > 1) {
       const ratio = devicePixelRatio || 1;
@@ -36,25 +39,23 @@ function setUpViewer() {
     }
     probe(pixelAt(at(event)));
   });
-  stage.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (event.shiftKey && moves[event.key] && view.detail) {
-      const stride = CONTENT.stride, [y, x] = view.probe || [0, 0];
-      probe([y + moves[event.key][0] * stride, x + moves[event.key][1] * stride]);
-      draw();
-      event.preventDefault();
-      event.stopPropagation();
-    }
-  });
+  const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   addEventListener("keydown", (event) => {
     if ($("image").hidden || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
-    const act = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), "+": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), 0: resetZoom, Escape: () => { location.hash = "#gallery"; } }[event.key];
+    const act = event.shiftKey && moves[event.key] ? () => movePoint(moves[event.key]) : { ArrowLeft: () => step(-1), ArrowRight: () => step(1), "+": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), 0: resetZoom, Escape: () => { location.hash = "#gallery"; } }[event.key];
     if (act) { act(); event.preventDefault(); }
   });
   new ResizeObserver(fit).observe(stage);
 }
 
 const measureNow = () => measureOf($("measure").value);
+
+function movePoint([down, right]) {
+  if (!view.detail) return;
+  const stride = CONTENT.stride, [y, x] = view.probe || [0, 0], { h, w } = IMAGES[view.index];
+  probe([Math.min(h - 1, Math.max(0, y + down * stride)), Math.min(w - 1, Math.max(0, x + right * stride))]);
+  draw();
+}
 
 async function showImage(index) {
   const image = IMAGES[index], ticket = ++view.ticket;
@@ -69,6 +70,7 @@ async function showImage(index) {
   const options = [["image", "image"], ["mask", "prediction"]];
   if (CONTENT.measures.length) options.push(["measure", "uncertainty"]);
   if (detail.planes.label) options.push(["error", "errors"], ["label", "ground truth"]);
+  if (detail.planes.accepted) options.push(["accepted", "accepted pixels"]);
   if (detail.planes["draw 0"]) options.push(["draw", "one draw"]);
   for (const [id, usual] of [["layer-a", "image"], ["layer-b", CONTENT.measures.length ? "measure" : "mask"]]) {
     const before = $(id).value || usual;
@@ -89,14 +91,12 @@ async function showImage(index) {
 }
 
 function ahead(index) {
-  if (IMAGES[index].streams && $("block-" + index)) setTimeout(() => detailOf(index), 50);
+  if ($("block-" + index)) setTimeout(() => detailOf(index), 50);
 }
 
 function step(by) {
-  const place = gallery.order.indexOf(view.index);
-  for (let next = place + by; next >= 0 && next < gallery.order.length; next += by) {
-    if (IMAGES[gallery.order[next]].streams) return goTo(gallery.order[next]);
-  }
+  const next = gallery.order[gallery.order.indexOf(view.index) + by];
+  if (next !== undefined) goTo(next);
 }
 
 function showModes() {
@@ -128,11 +128,12 @@ function setThreshold() {
   $("uncertainty").hidden = !measure || !view.detail || !view.detail.counts[measure.name];
   if ($("uncertainty").hidden) { view.overlay = null; return; }
   const slider = $("threshold");
-  slider.max = measure.top;
+  const reach = reachOf(measure);
+  slider.max = reach;
   if (!(measure.name in view.levels)) view.levels[measure.name] = measure.start;
   slider.value = view.levels[measure.name];
   $("scale-low").textContent = withUnit("0", measure);
-  $("scale-high").textContent = highOf(measure);
+  $("scale-high").textContent = reach > levelOf(measure, measure.high) ? withUnit(valueOf(measure, reach), measure) : highOf(measure);
   $("scale-name").textContent = measure.title;
   $("start").textContent = `The report begins at ${withUnit(thresholdOf(measure, measure.start), measure)}: above it lie ${percent(measure.above)} of all pixels of this run.`;
   markUntrusted();
@@ -142,7 +143,7 @@ function markUntrusted() {
   const measure = measureNow(), level = view.levels[measure.name], detail = view.detail;
   const plane = detail.planes["measure " + measure.name];
   view.overlay = outlined(plane, detail.sizes["measure " + measure.name], level);
-  paintScale($("scale"), measure, level);
+  paintScale($("scale"), measure, reachOf(measure), level);
   const shares = sharesAt(detail.counts[measure.name], level);
   const text = withUnit(thresholdOf(measure, level), measure);
   $("threshold-value").textContent = text;
@@ -246,14 +247,20 @@ function zoomBy(factor, centre = [$("stage").height / 2, $("stage").width / 2]) 
     view.y += centre[0] - (after[1] + iy * after[2]);
     view.x += centre[1] - (after[0] + ix * after[2]);
   }
-  $("zoom-level").textContent = Math.round(100 * view.zoom) + " %";
+  showZoom();
   draw();
 }
 
 function resetZoom() {
   Object.assign(view, { zoom: 1, x: 0, y: 0 });
-  $("zoom-level").textContent = "100 %";
+  showZoom();
   fit();
+}
+
+// A finger moves an enlarged image, and else scrolls the page.
+function showZoom() {
+  $("zoom-level").textContent = Math.round(100 * view.zoom) + " %";
+  $("stage").style.touchAction = view.zoom > 1 ? "none" : "";
 }
 
 // The numbers of the nearest pixel above and left whose values are kept.
