@@ -123,6 +123,10 @@ def test_a_name_without_a_break_is_no_wider_than_the_window(page: Any) -> None:
     to_image(page)
     assert UNBREAKABLE in page.locator("#classes").text_content()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.evaluate("location.hash = '#overview'")
+    page.locator("#overview").wait_for()
+    page.evaluate("id => { $('finding').firstChild.textContent = id; }", f"Begin with '{NAME}{NAME}'")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_sentences_are_of_one_image_and_it_has_no_label(page: Any, made: Path) -> None:

@@ -82,7 +82,7 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> tuple[dict[Par
         return labels, []
     if run.head == "multilabel":
         which = "Which pixels are right is shown of heads with one label a pixel; that of this run is multi-label."
-        return labels, [f"{which} Its scores are below Scores."] if evaluations else []
+        return labels, [f"{which} Its scores are under Scores."] if evaluations else []
     source = str(run.settings.get("source", ""))
     if source.endswith(".txt"):
         try:
