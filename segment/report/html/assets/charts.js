@@ -37,7 +37,8 @@ function lineChart(place, lines, options) {
   const [W, H, left, right, top, bottom] = [...(narrow() ? [400, 300] : [640, 400]), 74, 14, 12, 46];
   const known = lines.filter((line) => line.x.length);
   if (!known.length) return;
-  const xs = known.flatMap((line) => line.x), ys = known.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]).filter((y) => y !== null);
+  const intervals = known.filter(hasInterval).length, banded = intervals <= BANDS;
+  const xs = known.flatMap((line) => line.x), ys = known.flatMap((line) => [...line.y, ...((banded && line.low) || []), ...((banded && line.high) || [])]).filter((y) => y !== null);
   let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   if (options.diagonal) [x0, x1, y0, y1] = [0, 1, 0, 1];
   if (options.zero) [y0, y1] = [Math.min(0, y0), Math.max(0, y1)];
@@ -60,11 +61,11 @@ function lineChart(place, lines, options) {
   if (options.diagonal) svg.append(drawn("line", { class: "ideal", x1: px(0), y1: py(0), x2: px(1), y2: py(1) }));
   if (options.zero) svg.append(drawn("line", { class: "ideal", x1: left, y1: py(0), x2: W - right, y2: py(0) }));
   const legend = element("ul", { class: "chart-legend" });
-  const intervals = known.filter(hasInterval).length, notes = options.left_out ? [options.left_out] : [];
-  if (intervals) notes.unshift(intervals > BANDS ? "95 % intervals are in the table, and beside the value of a point." : "A band is the 95 % interval.");
+  const notes = options.left_out ? [options.left_out] : [];
+  if (intervals) notes.unshift(banded ? "A band is the 95 % interval." : "95 % intervals are in the table, and beside the value of a point.");
   known.forEach((line, number) => {
     const stroke = strokeOf(number), colour = stroke.stroke;
-    if (hasInterval(line) && intervals <= BANDS) {
+    if (hasInterval(line) && banded) {
       const at = line.x.map((x, i) => [x, line.low[i], line.high[i]]).filter(([, l, h]) => l !== null && h !== null);
       const band = [...at.map(([x, l]) => `${px(x)},${py(l)}`), ...at.reverse().map(([x, , h]) => `${px(x)},${py(h)}`)];
       svg.append(drawn("polygon", { points: band.join(" "), fill: colour, opacity: 0.14 }));
