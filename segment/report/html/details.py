@@ -36,6 +36,8 @@ from segment.uncertainty.measures import MEASURES
 
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}
 """Decimals that are shown at least; 3 for the other measures."""
+MOST_DIGITS = 8
+"""Decimals at most: a variance below is that of draws that differ by rounding, whose noise would fill the page."""
 STEPS = 100
 """Steps between 0 and the end of a run's scale, at least: more would not be seen, and doubled a page of entropies."""
 LARGEST = 1024
@@ -119,7 +121,7 @@ def decimals_of(measure: str, high: float) -> int:
     >>> decimals_of("variance", 0.02), decimals_of("variance", 3e-5)
     (4, 7)
     """
-    return max(DIGITS.get(measure, 3), math.ceil(math.log10(STEPS / high)))
+    return max(DIGITS.get(measure, 3), min(MOST_DIGITS, math.ceil(math.log10(STEPS / high))))
 
 
 def measures_of(run: SavedRun, image: SavedImage) -> tuple[str, ...]:
