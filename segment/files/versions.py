@@ -26,7 +26,7 @@ PACKAGES = (
 
 def warn_of_other_versions(place: Path, there: Mapping[str, str]) -> None:
     """Name the versions that a run which goes on was begun with, where they are others. there: as `versions` gave."""
-    now = versions()
+    now = versions() if there else {}  # a run that was stopped early names none
     others = [
         f"{name} {there.get(name, 'was missing')} (now {now.get(name, 'missing')})"
         for name in {**there, **now}

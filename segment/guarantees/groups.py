@@ -24,8 +24,9 @@ class TableOfGroups(dict[str, str]):
         self.column = column
 
 
-Groups = str | Mapping[str, str] | None
-"""Which images belong together: "folder" or "sequence", by their ids; a column of their list; or id to group."""
+Groups = str | Mapping[str, str] | Sequence[str] | None
+"""Which images belong together: "folder" or "sequence", by their ids; a column of their list; id to group; or the name
+of each image's group, in the images' order."""
 FRAMES = 5
 """So many ids of one name with evenly numbered ends look like frames."""
 BY_GROUPS = "Give --groups sequence, or a column that names the patient or the part."
@@ -130,20 +131,27 @@ def groups_of(
         Id to group.
 
     Raises:
-        WrongUse: For a column that is not there, or an image without a group.
+        WrongUse: For a column that is not there, an image without a group, or names for other than these images.
 
     """
     if groups is None:
         return None
+    if isinstance(groups, Mapping):
+        column = f"The column {groups.column!r} of the table" if isinstance(groups, TableOfGroups) else "groups="
+        return groups_by_id(ids, groups, column)
     if not isinstance(groups, str):
-        return groups_by_id(ids, groups, "The table of groups")
+        if len(groups) != len(ids):
+            raise WrongUse(
+                f"groups= has {count_of(len(groups), 'name')} for {count_of(len(ids), 'image')}: give each one."
+            )
+        return groups_by_id(ids, dict(zip(ids, groups, strict=True)), "groups=")
     if groups in BUILT_IN:
         return {i: group_of(groups, i) for i in ids}
     cells = {i: (listed or {}).get(i, {}).get(groups, "") for i in ids}
     if not any(cells.values()):
-        where = "nor a column of the list of images" if listed is not None else "which need no table"
+        column = ", nor a column of the list of images" if listed else ""
         raise WrongUse(
-            f"--groups {groups!r} is neither {' nor '.join(BUILT_IN)}, {where}: a column of a CSV of groups needs "
+            f"--groups {groups!r} is neither {' nor '.join(BUILT_IN)}{column}: a column of a CSV of groups needs "
             "--groups-table CSV too."
         )
     return groups_by_id(ids, cells, f"The column {groups!r} of the list of images")
@@ -151,7 +159,8 @@ def groups_of(
 
 def groups_of_sources(sources: Sequence[Source], groups: Groups) -> dict[str, str] | None:
     """As `groups_of`, of images that a list may say more about."""
-    return groups_of([source.id for source in sources], groups, {source.id: source.more for source in sources})
+    listed = {source.id: source.more for source in sources if source.more}
+    return groups_of([source.id for source in sources], groups, listed)
 
 
 def setting_of(groups: Groups) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
-    them; those multiplied by it are divided), and is no band of a name. Where it is a band, all are as they are stored.
+    them; those multiplied by it are divided), and is a band of a name only where the file names it. Where it is a band, all
+    are as they are stored.
     Names are looked up among the file's band names, in any case; a file without names, or with numbers for names, has
     its bands in the card's order. The names of some of its bands are names. Colours are red, green and blue by what the
     file says of its bands, else in its order.
@@ -45,7 +46,8 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     opaque = [plane for plane in range(count) if plane != raster.alpha]
     named = not all(map(_NUMBERED.fullmatch, raster.bands))
     if isinstance(channels, tuple) and (named or set(channels) <= set(raster.bands)):
-        return straight.taken([_place_of(band, raster.bands, name) for band in channels])
+        planes = [_place_of(band, raster.bands, name) for band in channels]
+        return (raster if raster.alpha in planes else straight).taken(planes)
     wanted = 3 if isinstance(channels, str) else planes_of(channels)
     if len(opaque) == wanted:
         by_colour = isinstance(channels, str) and sorted(raster.rgb) == opaque

@@ -197,7 +197,10 @@ def evaluate_into(
         warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
-        triaged = None if triage is None else check_triage(run.folder, triage, listed_groups(sources, triage))
+        triaged = None
+        if triage is not None:
+            known = groups if setting_of(plan.groups).get("groups") == triage.reference.groups else None
+            triaged = check_triage(run.folder, triage, known or listed_groups(sources, triage))
     return replace(evaluation, triaged=triaged)
 
 

@@ -32,11 +32,6 @@ from segment.report.results import Evaluation
 BankInput = Bank | str | Path | Sequence[Bank | str | Path] | None
 
 
-def sample_id(number: int) -> str:
-    """The id of an image that a caller holds."""
-    return f"{number:06d}"
-
-
 @dataclass(frozen=True)
 class SampleLabels(Labels):
     """Images and label maps that a caller holds: a Dataset, a DataLoader or an iterable of (image, label)."""
@@ -49,7 +44,7 @@ class SampleLabels(Labels):
     def sources(self, network: Network) -> tuple[Source, ...]:
         held = labelled_samples(self.samples)
         return tuple(
-            Source(sample_id(number), Path(f"sample {number}"), label=Path(f"label {number}"), sample=sample)
+            Source(f"{number:06d}", Path(f"sample {number}"), label=Path(f"label {number}"), sample=sample)
             for number, sample in enumerate(held)
         )
 
@@ -65,7 +60,7 @@ def evaluate(
     draws: int | None = None,
     validation: Any = None,
     plan: EvaluatePlan | None = None,
-    groups: Groups | Sequence[str] = None,
+    groups: Groups = None,
     memory: Memory = None,
     progress: Progress = silent,
     mean: Sequence[float] = (),
@@ -90,8 +85,10 @@ def evaluate(
     banks = [bank_of(each) for each in given]
     data = _data(images, labels)
     if plan is None:
+        if not isinstance(groups, str | Mapping | None) and not isinstance(data, SampleLabels):
+            raise WrongUse("groups= in order is for images that you hold; of files give a name, or id to group.")
         chosen = MethodPlan(methods=names_in(methods), draws=draws)
-        plan = EvaluatePlan(methods=chosen, groups=_groups(groups, data))
+        plan = EvaluatePlan(methods=chosen, groups=groups)
     elif methods or draws is not None or groups is not None:
         raise WrongUse("methods=, draws= and groups= are in the plan already; leave them out beside plan=.")
     held_out = None if validation is None else _data(*validation) if _is_pair(validation) else _data(validation, None)
@@ -117,15 +114,6 @@ def _data(images: Any, labels: str | Path | None) -> Labels:
     if isinstance(images, Mapping):
         raise WrongUse("Labelled images are two SRCs, or an iterable of (image, label), not one dictionary.")
     return SampleLabels(f"a {type(images).__name__}", samples=images)
-
-
-def _groups(groups: Groups | Sequence[str], data: Labels) -> Groups:
-    """Id to group, where a name is given for each image that the caller holds."""
-    if groups is None or isinstance(groups, str | Mapping):
-        return groups
-    if not isinstance(data, SampleLabels):
-        raise WrongUse("groups= in order is for images that you hold; of files give a name, or id to group.")
-    return {sample_id(number): str(group) for number, group in enumerate(groups)}
 
 
 def _is_pair(given: Any) -> bool:

@@ -172,7 +172,7 @@ def _plan(run: Run, network: Network, plan: SweepPlan) -> dict[str, Any]:
 def _settings(
     network: Network, data: Labels, train: str | Path, plan: SweepPlan, validation: Labels | None
 ) -> dict[str, Any]:
-    plan_values = as_json_values(asdict(plan))
+    plan_values = as_json_values(asdict(replace(plan, groups=None)))
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
     del plan_values["groups"]

@@ -32,7 +32,7 @@ APART = 60
 GRID = 24
 """Levels a channel of the colours that are candidates."""
 SAFE = 8
-"""Class colours that are far apart to eyes with a deficiency of colour vision too."""
+"""Class colours that are far apart to eyes that confuse red and green too."""
 PROTAN = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
 DEUTAN = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 """Linear light as seen without red or green cones (Machado, Oliveira & Fernandes 2009, severity 1)."""
@@ -126,8 +126,8 @@ def seen_with(colours: NDArray[np.integer], deficiency: Sequence[Sequence[float]
 def _spread(classes: int) -> Picture:  # -> K 3
     """Colours chosen in order, each the farthest in OKLab from those before it and from those that mean something else.
 
-    A shorter palette is therefore the beginning of every longer one. The first SAFE are also far apart to eyes with a
-    deficiency of colour vision; of more colours most would be too near one another to all eyes.
+    A shorter palette is therefore the beginning of every longer one. The first SAFE are also far apart to eyes that
+    confuse red and green; of more colours most would be too near one another to all eyes.
     """
     levels = np.linspace(0, 255, GRID).round().astype(np.int64)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -307,7 +307,7 @@ def verdict(entry: Mapping[str, Any]) -> str:
     if entry["low"] <= 0 <= entry["high"]:
         return f"{NOT_SIGNIFICANT}: the interval includes 0"
     if (p := entry.get("p")) is not None and p > LEVEL:
-        return f"{NOT_SIGNIFICANT}: p = {p:.2g}"
+        return f"{NOT_SIGNIFICANT}: p = {p:.{2 if p >= 0.06 else 3}g}"
     if entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
         return f"{NOT_SIGNIFICANT} after Holm's correction"
     if entry.get("bank_sd") is not None and abs(entry["value"]) <= 2 * entry["bank_sd"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ REPLICATES = 200
 _CDF = np.array([math.exp(-1) * math.fsum(1 / math.factorial(i) for i in range(k + 1)) for k in range(18)])
 
 
+@lru_cache(maxsize=4096)  # a group is asked for once an image of it
 def poisson_weights(identity: str, replicates: int = REPLICATES) -> Ints:  # -> R
     """How often each replicate counts this image or group: Poisson(1), from SHAKE-256 of its name, on any machine.
 
@@ -28,7 +30,9 @@ def poisson_weights(identity: str, replicates: int = REPLICATES) -> Ints:  # -> 
     """
     stream = hashlib.shake_256(identity.encode()).digest(8 * replicates)
     uniform = (np.frombuffer(stream, dtype="<u8") >> np.uint64(11)) * 2.0**-53
-    return np.searchsorted(_CDF, uniform, side="right").astype(np.int64)
+    weights = np.searchsorted(_CDF, uniform, side="right").astype(np.int64)
+    weights.setflags(write=False)
+    return weights
 
 
 def add_weighted(replicates: Ints, counts: Ints, weights: Ints) -> None:  # X R, X, R

@@ -61,10 +61,12 @@ class Scoreboard:
 
         identity: the image's id. group: what it belongs to, a patient or a sequence, which the bootstrap then draws as
         a whole; None: each image is drawn by itself
-        Errors: WrongUse for an id counted before or a missing map, PredictionFailed or ImageUnreadable for wrong arrays
+        Errors: WrongUse for an id counted before, a missing map, or images with groups and without; PredictionFailed or
+        ImageUnreadable for wrong arrays
         """
         if identity in self._rows:
             raise WrongUse(f"Image {identity!r} was counted before; an image may enter a scoreboard once.")
+        self._refuse_mixture(grouped=group is not None)
         images = arrays.checked(identity, self.plan, probability, maps, label, prediction)
         tallies = [count(image, board.task) for image, board in zip(images, self._boards, strict=True)]
         masks = np.stack([image.prediction for image in images])
@@ -73,13 +75,13 @@ class Scoreboard:
         of = slice(None) if inside is None else inside
         sums = [expected.class_sums(image.probability[:, of], image.prediction[of]) for image in images]
         row = self._row(tallies, sums, masks, shown, inside)
-        unit = identity if group is None else group
+        unit = identity if group is None else str(group)
         weights = intervals.poisson_weights(unit, self.plan.replicates)
         for board, tally in zip(self._boards, tallies, strict=True):
             board.add(tally, unit, weights)
         self._rows[identity] = row
         if group is not None:
-            self.groups[identity] = group
+            self.groups[identity] = unit
 
     def merge(self, other: Scoreboard) -> None:
         """Add another shard; the result has the same bits as one run over both."""
@@ -89,10 +91,16 @@ class Scoreboard:
             raise WrongUse(f"Two scoreboards of different plans cannot be merged: {differ}.")
         if repeated := self._rows.keys() & other._rows.keys():
             raise WrongUse(f"Image {min(repeated)!r} is in both scoreboards; an image may be counted once.")
+        if other.images:
+            self._refuse_mixture(grouped=bool(other.groups))
         for board, added in zip(self._boards, other._boards, strict=True):
             board.merge(added)
         self._rows |= other._rows
         self.groups |= other.groups
+
+    def _refuse_mixture(self, *, grouped: bool) -> None:
+        if self._rows and grouped != bool(self.groups):
+            raise WrongUse("A scoreboard has images with groups or without: give every image its group, or none.")
 
     @property
     def images(self) -> int:

@@ -128,6 +128,15 @@ def test_the_fourth_band_of_a_tiff_as_gdal_writes_it_is_a_band_of_four_and_hides
     np.testing.assert_array_equal(read(path, "RGB")[1], bands[3] > 0)
 
 
+def test_named_bands_with_alpha_among_them_are_as_stored_and_others_are_divided_by_it(tmp_path: Path) -> None:
+    bands = np.repeat(np.uint8([50, 25, 100, 128]), SIZE[0] * SIZE[1]).reshape(4, *SIZE)
+    names = ("red", "green", "blue", "alpha")
+    path = raster(tmp_path / "a.tif", bands, names, photometric="RGB", ALPHA="PREMULTIPLIED")
+    for channels in (names, 4):
+        assert read(path, channels)[0][0, 0].tolist() == [50, 25, 100, 128]
+    assert read(path, names[:3])[0][0, 0].tolist() == [99, 49, 199]
+
+
 def test_alpha_is_no_band_of_a_name(tmp_path: Path) -> None:
     four = RNG.integers(1, 256, (*SIZE, 4)).astype(np.uint8)
     Image.fromarray(four).save(tmp_path / "a.png")

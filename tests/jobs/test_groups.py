@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,16 @@ def test_a_sweep_over_groups_has_their_intervals_and_goes_on_with_no_others(
     assert [row.result["scores"] for row in same.rows] == [row.result["scores"] for row in found.rows]
 
 
+def test_the_command_of_a_sweep_takes_a_table_of_groups(data: Labels, tmp_path: Path) -> None:
+    words = ["scenes", "--train", data.images, "--images", data.images, "--labels", data.labels, "--batches", "4"]
+    words += ["--draws", "2", "--transforms", "plain", "--no-plots", "-o", tmp_path / "sweep"]
+    groups = ["--groups", "patient", "--groups-table", table(tmp_path / "patients.csv", PATIENTS)]
+    ended = invoked("sweep", *words, *groups)
+    assert ended.exit_code == 0, ended.output
+    assert json.loads((tmp_path / "sweep" / "scores.json").read_text())["groups"] == 4
+    assert json.loads((tmp_path / "sweep" / "run.json").read_text())["settings"]["groups"] == "patient"
+
+
 def test_tune_takes_groups_as_the_other_commands_do(data: Labels, tmp_path: Path) -> None:
     words = ["scenes", "--train", data.images, "--images", data.images, "--labels", data.labels]
     words += ["--passes", "1", "--batches", "4"]
@@ -170,8 +181,15 @@ def test_images_in_python_have_their_groups_in_order(network: Network, bank: Ban
     more: dict[str, Any] = {"bank": bank, "methods": "mcbn", "draws": 2}
     found = evaluate(network, held, groups=list(PATIENTS.values()), **more)
     assert found.scores["groups"] == 4
-    with pytest.raises(WrongUse, match="no group for 3 of 8 images, as '000005'"):
-        evaluate(network, held, groups=list(PATIENTS.values())[:5], **more)
+    for names in (list(PATIENTS.values())[:5], [*PATIENTS.values(), "another"]):
+        with pytest.raises(WrongUse, match=f"groups= has {len(names)} names for 8 images"):
+            evaluate(network, held, groups=names, **more)
+    nobodies: tuple[Any, ...] = (None, float("nan"), "")
+    for nobody in nobodies:
+        with pytest.raises(WrongUse, match="groups= names no group for 1 of 8 images, as '000000'"):
+            evaluate(network, held, groups=[nobody, *list(PATIENTS.values())[1:]], **more)
+    numbered: Any = {f"{number:06d}": number // 2 for number in range(8)}
+    assert evaluate(network, held, groups=numbered, **more).scores["groups"] == 4, "numbers are names too"
     with pytest.raises(WrongUse, match="is for images that you hold"):
         evaluate(network, data, groups=list(PATIENTS.values()), **more)
     with pytest.raises(WrongUse, match="in the plan already"):
@@ -225,3 +243,40 @@ def test_a_triage_and_a_comparison_take_the_groups_of_the_evaluation(
     (apart / "groups.csv").write_text("id,group\n")
     evaluate_into(network, data, apart, banks=[bank], plan=replace(plain, methods=replace(QUICK, draws=4)), resume=True)
     assert not (apart / "groups.csv").exists()
+
+
+def test_groups_without_a_name_are_groups_and_lost_ones_are_not_guessed(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    """Images at the top of a tree are in the folder "", and ids of numbers alone in the sequence ""."""
+    for number, path in enumerate(sorted(Path(data.images).iterdir())):
+        for kind, source in (("images", path), ("labels", Path(str(data.labels)) / path.name)):
+            there = tmp_path / kind / ("" if number < 2 else f"site {number // 2}") / path.name
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, there)
+    tree, run = Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run"
+    evaluate_into(network, tree, run, banks=[bank], plan=EvaluatePlan(methods=QUICK, groups="folder"))
+    asked = TriagePlan(max_error=0.3)
+    triage = calibrate_triage(run, asked)
+    assert (triage.reference.groups, triage.decisions["pixel"].groups) == ("folder", 4)
+    assert triage.decisions == calibrate_triage(run, asked, groups="folder").decisions
+    assert compare(run, run, other_method="deterministic").over == "groups"
+    (run / "groups.csv").unlink()
+    with pytest.raises(WrongUse, match=r"scored over groups \(folder\), and its groups\.csv is gone"):
+        calibrate_triage(run, asked)
+
+
+def test_a_triage_is_checked_over_the_groups_of_the_evaluation(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    plan = EvaluatePlan(methods=QUICK, groups=TableOfGroups("patient", PATIENTS))
+    evaluate_into(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    triage = calibrate_triage(tmp_path / "run", TriagePlan(max_error=0.3))
+    checked = evaluate_into(network, data, tmp_path / "again", banks=[bank], plan=plan, triage=triage).triaged
+    assert checked is not None
+    assert not any("is not known" in line for line in checked["text"]), checked["text"]
+    apart = evaluate_into(
+        network, data, tmp_path / "apart", banks=[bank], plan=EvaluatePlan(methods=QUICK), triage=triage
+    ).triaged
+    assert apart is not None
+    assert any("patient of these images is not known" in line for line in apart["text"])

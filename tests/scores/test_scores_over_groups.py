@@ -206,3 +206,17 @@ def test_a_group_is_drawn_by_its_name() -> None:
 def test_scoreboards_of_other_groups_are_not_paired() -> None:
     with pytest.raises(WrongUse, match="the same groups"):
         paired_differences(board(GROUPED), board([(identity, None, seed) for identity, _, seed in GROUPED]))
+
+
+def test_a_scoreboard_has_groups_or_none() -> None:
+    grouped, single = board(GROUPED[:3]), board(SINGLE[:3])
+    for mine, theirs in ((grouped, single), (single, grouped)):
+        with pytest.raises(WrongUse, match="give every image its group, or none"):
+            mine.merge(theirs)
+    with pytest.raises(WrongUse, match="give every image its group, or none"):
+        grouped.update("another", *image(1))
+    assert grouped.images == 3, "a refused image changes nothing"
+    empty = board([])
+    empty.merge(grouped)
+    empty.merge(board([]))
+    assert empty.groups == grouped.groups

@@ -6,8 +6,10 @@ Must not know what is made of the groups.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from segment.errors import WrongUse, near
 
@@ -45,9 +47,13 @@ def group_table(path: str | Path, column: str) -> dict[str, str]:
     return groups
 
 
-def groups_by_id(ids: Sequence[str], groups: Mapping[str, str], where: str) -> dict[str, str]:
-    """The group of each id. where: who names them. Errors: WrongUse for an id without one."""
-    missing = [identity for identity in ids if not groups.get(identity)]
+def groups_by_id(ids: Sequence[str], groups: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The group of each id. where: who names them. Errors: WrongUse for an id without one (None, NaN or no text)."""
+    missing = [identity for identity in ids if _is_none(groups.get(identity))]
     if missing:
         raise WrongUse(f"{where} names no group for {len(missing)} of {len(ids)} images, as {missing[0]!r}.")
-    return {identity: groups[identity] for identity in ids}
+    return {identity: str(groups[identity]) for identity in ids}
+
+
+def _is_none(name: Any) -> bool:
+    return name is None or name == "" or (isinstance(name, float) and math.isnan(name))

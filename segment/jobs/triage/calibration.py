@@ -132,7 +132,9 @@ def calibrate_triage(
         )
     ids = scores.counts[chosen].ids
     of_ids = scores.run.asked_groups(ids, groups, table)
-    own = scores.run.settings.get("groups") if of_ids is not None else None
+    own = scores.run.settings.get("groups")
+    if own is not None and of_ids is None:
+        raise WrongUse(f"{str(folder)!r} was scored over groups ({own}), and its groups.csv is gone. Give --groups.")
     groups = groups or own
     by_table = table is not None or (groups == own and "groups_table" in scores.run.settings)
     images = scores.images_of(chosen, of_ids)

@@ -20,7 +20,6 @@ from segment.files.runs.places import RECORD, SOURCES, WORKING_FOLDER, place_of,
 from segment.files.text_tables import read_csv
 from segment.guarantees.groups import groups_given, groups_of
 from segment.images.find import in_text
-from segment.images.listing.groups import group_table
 from segment.images.listing.parts import Listing
 from segment.report.run_files.score_shapes import Comparisons, Scores, checked
 from segment.stores.copies import folder_here
@@ -175,7 +174,12 @@ class RunFolder:
     def groups(self) -> dict[str, str] | None:
         """Id -> group, where it was scored over groups of images."""
         path = self.folder / GROUPS
-        return group_table(path, GROUP) if "groups" in self.settings and os.path.lexists(path) else None
+        if "groups" not in self.settings or not os.path.lexists(path):
+            return None
+        try:
+            return {row["id"]: row[GROUP] for row in read_csv(path, advice=AGAIN)}
+        except KeyError as error:
+            raise WrongUse(f"{url_of(self.place / GROUPS)!r} does not read: no column {error}. {AGAIN}") from None
 
     def asked_groups(self, ids: Iterable[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
         """The groups of images that are asked for, else those that the run was scored over.
