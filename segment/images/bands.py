@@ -35,11 +35,10 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> Raster:
     """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
-    them; those multiplied by it are divided), and is a band of a name only where the file names it. Where it is a band, all
-    are as they are stored.
-    Names are looked up among the file's band names, in any case; a file without names, or with numbers for names, has
-    its bands in the card's order. The names of some of its bands are names. Colours are red, green and blue by what the
-    file says of its bands, else in its order.
+    them; those multiplied by it are divided), and is a band of a name only where the file names it. Where it is a band,
+    all are as they are stored. Names are looked up among the file's band names, in any case; a file without names, or
+    with numbers for names, has its bands in the card's order. The names of some of its bands are names. Colours are
+    red, green and blue by what the file says of its bands, else in its order.
     name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
     """
     straight, count = raster.straight(), raster.raw.shape[2]

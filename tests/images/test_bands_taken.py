@@ -129,7 +129,7 @@ def test_the_fourth_band_of_a_tiff_as_gdal_writes_it_is_a_band_of_four_and_hides
 
 
 def test_named_bands_with_alpha_among_them_are_as_stored_and_others_are_divided_by_it(tmp_path: Path) -> None:
-    bands = np.repeat(np.uint8([50, 25, 100, 128]), SIZE[0] * SIZE[1]).reshape(4, *SIZE)
+    bands = np.repeat(np.array([50, 25, 100, 128], np.uint8), SIZE[0] * SIZE[1]).reshape(4, *SIZE)
     names = ("red", "green", "blue", "alpha")
     path = raster(tmp_path / "a.tif", bands, names, photometric="RGB", ALPHA="PREMULTIPLIED")
     for channels in (names, 4):
