@@ -105,7 +105,7 @@ def sweep(
     given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
     settings = _settings(network, data, train, plan, validation) | input_hashes(train, held_out, given_banks)
     if groups is not None:
-        settings["groups_of_images"] = joined([(identity, group) for identity, group in sorted(groups.items())])
+        settings["groups_table_sha256"] = joined(sorted(groups.items()))
     contents = [contents_of(source) for source in sources] if resume else []
     same = {IMAGES: (None, joined(contents))}
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True, same=same, networks=(network,)) as run:

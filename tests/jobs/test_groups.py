@@ -149,7 +149,7 @@ def test_a_sweep_over_groups_has_their_intervals_and_goes_on_with_no_others(
     for grouped, single in zip(found.rows, apart.rows, strict=True):
         assert grouped.nll == single.nll
         assert grouped.result["scores"]["nll"]["high"] != single.result["scores"]["nll"]["high"]
-    with pytest.raises(WrongUse, match="groups_of_images"):
+    with pytest.raises(WrongUse, match="groups table: other files"):
         sweep(network, data, train, tmp_path / "sweep", replace(plan, groups={n: n for n in PATIENTS}), resume=True)
     same = sweep(network, data, train, tmp_path / "sweep", plan, resume=True)
     assert [row.result["scores"] for row in same.rows] == [row.result["scores"] for row in found.rows]
