@@ -418,7 +418,7 @@ def test_groups_of_runs_are_folders_sequences_or_columns_of_a_table(runs: Path, 
     )
     content = json.loads(ended.stdout)
     assert (content["over"], content["columns"]["nll"]["images"], content["images"]) == ("groups", 2, [10, 10, 10])
-    with pytest.raises(WrongUse, match=r"'site' is neither folder nor sequence, .* needs --groups-table CSV"):
+    with pytest.raises(WrongUse, match=r"'site' is neither folder nor sequence: .* needs --groups-table CSV"):
         compare(runs / "clean", runs / "noisy", groups="site")
 
 
