@@ -163,6 +163,11 @@ def groups_of_sources(sources: Sequence[Source], groups: Groups) -> dict[str, st
     return groups_of([source.id for source in sources], groups, listed)
 
 
+def under_ids(groups: Mapping[str, str] | None, sources: Sequence[Source]) -> dict[str, str] | None:
+    """The groups of the same images in the same order, under the ids that a run has for them."""
+    return None if groups is None else dict(zip((source.id for source in sources), groups.values(), strict=True))
+
+
 def setting_of(groups: Groups) -> dict[str, Any]:
     """How a run's settings name the groups, and whether a table does; nothing for none."""
     if groups is None:

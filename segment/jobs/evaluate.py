@@ -19,7 +19,7 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import BY_GROUPS, Groups, groups_of_sources, numbered_warnings, setting_of
+from segment.guarantees.groups import BY_GROUPS, Groups, groups_of_sources, numbered_warnings, setting_of, under_ids
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.outside_runs import refuse_output_in_images
@@ -149,8 +149,7 @@ def evaluate_into(
     probe, networks = next((bank.probe for bank in banks), None), (network, *members)
     with Run.create(Path(folder), settings, sources, resume=resume, same=same, networks=networks, probe=probe) as run:
         sources = run.sources
-        if groups is not None:
-            groups = dict(zip((source.id for source in sources), groups.values(), strict=True))
+        groups = under_ids(groups, sources)
         decided = decided_before(run)
         begin = partial(_scoring, network, methods, scored, memory, plan, others, decided, groups)
         run.note(plan=passes_record(methods, runner) | decided, versions=versions(), classes=list(scored.classes))

@@ -20,7 +20,7 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.guarantees.groups import BY_GROUPS, groups_of_sources, numbered_warnings, setting_of
+from segment.guarantees.groups import BY_GROUPS, groups_of_sources, numbered_warnings, setting_of, under_ids
 from segment.images.find import Source, in_text
 from segment.images.outside_runs import images_outside_runs, refuse_output_in_images
 from segment.images.specs import Channels
@@ -110,8 +110,7 @@ def sweep(
     same = {IMAGES: (None, joined(contents))}
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True, same=same, networks=(network,)) as run:
         sources, folder = run.sources, run.folder
-        if groups is not None:
-            groups = dict(zip((source.id for source in sources), groups.values(), strict=True))
+        groups = under_ids(groups, sources)
         for bank in given_banks.values():
             network_of_bank(network, bank)  # refused now, not after the others were recorded
         conditions = [(CLEAN, 0), *((name, severity) for name in plan.shifts for severity in plan.severities)]

@@ -16,8 +16,8 @@ from segment.images.find import Source
 from segment.ranking.quality import finding
 from segment.report.best_methods import BEST_TWO, best_two, in_short
 from segment.report.method_comparison import COMMON
-from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Sweep
-from segment.report.sweep_words import shown_names, sweep_sentences
+from segment.report.results import CLEAN, Evaluation, Sweep
+from segment.report.sweep_words import best_and_plain, shown_names, sweep_sentences
 from segment.report.tables import ARROWS, COLUMNS, counted, heading, number, number_column, table, units_of
 from segment.stores.copies import here
 from segment.stores.requests import size_of_file
@@ -97,11 +97,11 @@ def image_ranking_sentences(ranking: Mapping[str, Any]) -> list[str]:
 
 def sweep_section(swept: Sweep, title: str) -> str:
     """The section of one sweep: the best settings on clean images, then each corruption by severity."""
-    clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=lambda row: row.nll)
+    clean = [row for row in swept.rows if row.condition == CLEAN]
     scores = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
     columns = ("setting", "s/image", *map(heading, scores))
     shared, names = shown_names(swept.rows)
-    shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
+    shown = best_and_plain(clean, LINES)
     cells = [number_column(row.result["scores"].get(score) for row in shown) for score in scores]
     left = [[names[row.name] for row in shown], [f"{row.result['seconds']:.2f}" for row in shown]]
     rows = [list(line) for line in zip(*left, *cells, strict=True)]

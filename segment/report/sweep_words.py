@@ -61,6 +61,12 @@ def condition_name(row: Row) -> str:
     return CLEAN if row.condition == CLEAN else f"{row.condition} {row.severity}"
 
 
+def best_and_plain(rows: Sequence[Row], most: int) -> list[Row]:
+    """The best rows of one condition by NLL, so many at most, and beside them the deterministic network."""
+    ordered = sorted(rows, key=lambda row: row.nll)
+    return ordered[:most] + [row for row in ordered[most:] if row.method == DETERMINISTIC]
+
+
 def sweep_sentences(rows: Sequence[Row]) -> list[str]:
     """For each condition, which settings differ significantly from the deterministic network in NLL or mIoU.
 

@@ -23,8 +23,6 @@ from segment.images.listing.on_store import above_glob
 from segment.stores.urls import is_url
 
 RECORD = outside_runs.RECORD
-SOURCES = "sources"
-"""Section of the record: id -> path of every image that the run has had, and which image of its file."""
 REMOVED = "removed"
 """Section of the record: ids of images that the run has had, and that are not among its images now."""
 WORKING_FOLDER = "working_folder"

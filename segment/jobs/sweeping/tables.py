@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segment.files.text_tables import csv_text
-from segment.report.results import CLEAN, DETERMINISTIC, Row
-from segment.report.sweep_words import condition_name, shown_names
+from segment.report.results import CLEAN, Row
+from segment.report.sweep_words import best_and_plain, condition_name, shown_names
 from segment.report.tables import compact_column, heading
 
 SHOWN = (
@@ -67,8 +67,7 @@ def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[int
     conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
     for condition in conditions:
         same = [row for row in rows if (row.condition, row.severity) == condition]
-        same.sort(key=lambda row: row.nll)
-        chosen += [row for rank, row in enumerate(same) if rank < MOST or row.method == DETERMINISTIC]
+        chosen += best_and_plain(same, MOST)
         ends.append(len(chosen) - 1)
     _, names = shown_names(rows)
     columns = [[names[row.name] for row in chosen]]

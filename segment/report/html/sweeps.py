@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from segment.errors import count_of
 from segment.report.html.tables import Table, score_tables
 from segment.report.results import CLEAN, DETERMINISTIC, Row
-from segment.report.sweep_words import shown_names, sweep_sentences
+from segment.report.sweep_words import best_and_plain, shown_names, sweep_sentences
 from segment.report.tables import decimals
 
 SHOWN = 10
@@ -20,9 +20,9 @@ SHOWN = 10
 
 def sweep_tables(rows: Sequence[Row], title: str) -> list[Table]:
     """The best settings on images as they are, by NLL, below what the sweep says of all conditions."""
-    clean = _best_first(rows)
+    clean = [row for row in rows if row.condition == CLEAN]
     shared, names = shown_names(rows)
-    shown = clean[:SHOWN] + [row for row in clean[SHOWN:] if row.method == DETERMINISTIC]
+    shown = best_and_plain(clean, SHOWN)
     if not shown:
         return []
     methods = {names[row.name]: row.result for row in shown}
@@ -34,24 +34,19 @@ def sweep_tables(rows: Sequence[Row], title: str) -> list[Table]:
 
 def sweep_finding(rows: Sequence[Row]) -> list[str]:
     """How many settings were compared, which has the best NLL, and what is significant on images as they are."""
-    clean = _best_first(rows)
     conditions = len({(row.condition, row.severity) for row in rows})
     first = f"The report holds a sweep of {count_of(len({row.name for row in rows}), 'setting')}"
     first += f" under {count_of(conditions, 'condition')}" if conditions > 1 else ""
     outcomes = [line.partition(f"{CLEAN}: ")[2] for line in sweep_sentences(rows) if line.startswith(f"{CLEAN}: ")]
     sentences = [first, *(f"On clean images, {outcome}" for outcome in outcomes)]
-    known = [row for row in clean if math.isfinite(row.nll)]
+    known = [row for row in rows if row.condition == CLEAN and math.isfinite(row.nll)]
     if known:
-        best, *plain = [known[0], *(row for row in known if row.method == DETERMINISTIC)]
+        best, *plain = [min(known, key=lambda row: row.nll), *(row for row in known if row.method == DETERMINISTIC)]
         _, names = shown_names(rows)
         sentences[0] += f"; {names[best.name]} has the best NLL on clean images, {_nll(best)}"
         sentences[0] += f" ({DETERMINISTIC}: {_nll(plain[0])})" if plain and plain[0] is not best else ""
     sentences[0] += "."
     return sentences
-
-
-def _best_first(rows: Sequence[Row]) -> list[Row]:
-    return sorted((row for row in rows if row.condition == CLEAN), key=lambda row: row.nll)
 
 
 def _nll(row: Row) -> str:
