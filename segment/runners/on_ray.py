@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,12 @@ BLOCKS = 20_000
 
 RETRIES = 3
 """How often a row is given to another process after one has ended."""
+
+NO_ROOM = (
+    "Ray has no room for what its processes exchange: its memory for objects is full, and the disk that it would put "
+    "them on is nearly so. Free some of the disk that holds Ray's folder (/tmp/ray), or give "
+    "Ray another by RAY_TMPDIR; then give the command again, with --resume where it wrote a run."
+)
 
 FAN_IN = 8
 """Parts that are merged into one, again and again, before they come here."""
@@ -80,6 +87,10 @@ class _Records(logging.Handler):
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Of an actor's environment. It computes in a thread, to which the GNU C library else gives memory of its own that it
 takes back after each pass: a sixth of the actor's time went into clearing pages.
+"""
+FULL_DISK = {"RAY_local_fs_capacity_threshold": "0.99"}
+"""Of a Ray that is started here: the share of the disk that may be in use before it puts no more objects there. Ray's
+own 95 % leaves tens of gigabytes of a large disk out, which no run of a machine alone takes.
 """
 ACTOR: dict[str, Any] = {"runtime_env": {"env_vars": ONE_ARENA}}
 """What an actor is asked of Ray with."""
@@ -170,6 +181,7 @@ class RayRunner:
             os.environ.setdefault(name, value)
         self._ray = imported("ray", extra="ray", what="Runs on Ray")
         self._data = imported("ray.data", extra="ray", what="Runs on Ray")
+        self._no_room = self._ray.exceptions.OutOfDiskError, self._ray.exceptions.ObjectStoreFullError
         if not self._ray.is_initialized():
             self._connect()
         resources = self._ray.cluster_resources()
@@ -188,7 +200,7 @@ class RayRunner:
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == "local" else {}
         # its own processes have the environment of this one; those of a cluster are asked for with theirs
         self._actor = {} if address == "local" else ACTOR
-        with same_signals(), silent_stderr(), environment(ONE_ARENA if address == "local" else {}):
+        with same_signals(), silent_stderr(), environment(ONE_ARENA | FULL_DISK if address == "local" else {}):
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -227,7 +239,8 @@ class RayRunner:
                 f"The network cannot be sent to another process ({one_line(error, 160)}). Name a factory that makes "
                 "it: py:package.module:factory."
             ) from error
-        reference = self._ray.put(made)
+        with self._full_disk_in_words():
+            reference = self._ray.put(made)
         step = max(1, min(ROW, len(units) // (ROWS * self.actors)))
         step = -(-step // worker.units_per_call) * worker.units_per_call
         rows = [units[start : start + step] for start in range(0, len(units), step)]
@@ -236,6 +249,14 @@ class RayRunner:
             log.warning("%d units are given out again, each alone: their processes ended.", len(lost))
         for (unit,) in self._missing(worker, [[unit] for unit in lost], reference):
             worker.count_failed(unit, "the process that did it ended, each time it was tried")
+
+    @contextmanager
+    def _full_disk_in_words(self) -> Iterator[None]:
+        """Errors: WrongUse where Ray had no room for an object, in memory or on the disk."""
+        try:
+            yield
+        except self._no_room as error:
+            raise WrongUse(NO_ROOM) from error
 
     def _missing(self, worker: Worker[U, Any], rows: Sequence[Sequence[U]], reference: Any) -> list[Sequence[U]]:
         """Does the rows; those of which nothing came back."""
@@ -260,7 +281,7 @@ class RayRunner:
         items = [{"number": number, "units": pickle.dumps(list(row))} for number, row in enumerate(rows)]
         actors, path = min(self.actors, len(rows)), [folder or os.getcwd() for folder in sys.path]  # noqa: PTH109
         resources = {"num_cpus": 1, "num_gpus": self._gpus} if self._device == "cuda" else {"num_cpus": self._cpus}
-        with configured(self._data.DataContext.get_current()):
+        with configured(self._data.DataContext.get_current()) as errors, self._full_disk_in_words():
             done = self._data.from_items(items, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
                 RowActor,
                 fn_constructor_args=([reference], path),
@@ -276,6 +297,9 @@ class RayRunner:
                 count //= FAN_IN
             for row in done.iter_rows():
                 yield pickle.loads(row["outcome"])
+            for error in errors:  # of rows that gave nothing back: those for want of room would fail again
+                if isinstance(error, self._no_room):
+                    raise error
 
 
 def shares(cores: Sequence[int], threads: int, actors: int | None) -> tuple[int, float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from console import contents
+from heaping import PART, STORE, Heaping, small_ray
 from plain import calibrated, random_bank, seeded
 from processes import photographs
 from torch import Tensor, nn
@@ -24,12 +24,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.quiet import QUIET
-
-STORE = 80 * 2**20
-"""Bytes; Ray takes no fewer."""
-
-PART = 12 * 2**20
-"""Bytes of an object: several of them do not fit."""
 
 COUNT = 12
 
@@ -43,7 +37,7 @@ def small_store() -> Iterator[Callable[[], int]]:
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init("local", num_cpus=2, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
+        ray.init("local", **small_ray(full=1.0))
         session: Any = import_module("ray._private.worker").global_worker.node.get_session_dir_path()
         made = [np.full(PART, number, np.uint8) for number in range(5)]
         held = [ray.put(each) for each in made]
@@ -55,44 +49,6 @@ def small_store() -> Iterator[Callable[[], int]]:
         yield on_disk
         assert all(np.array_equal(ray.get(one), each) for one, each in zip(held, made, strict=True))
         ray.shutdown()
-
-
-@dataclass
-class Heaps:
-    """Bytes by the number of the unit that made them."""
-
-    made: dict[int, bytes] = field(default_factory=dict)
-
-    def merge(self, other: Heaps) -> None:
-        self.made |= other.made
-
-
-class Heaping:
-    """Makes much of each unit."""
-
-    units_per_call = 1
-
-    def __init__(self) -> None:
-        self.heaps, self.digests = Heaps(), dict[int, str]()
-
-    def __call__(self, units: Sequence[int]) -> None:
-        for unit in units:
-            self.heaps.made[unit] = np.random.default_rng(unit).bytes(PART)
-
-    def factory(self, units: Sequence[int]) -> Callable[[], Heaping]:
-        return Heaping
-
-    def take_part(self) -> Heaps:
-        part, self.heaps = self.heaps, Heaps()
-        return part
-
-    def merge(self, part: Heaps) -> None:
-        for unit, made in part.made.items():
-            assert unit not in self.digests
-            self.digests[unit] = hashlib.sha256(made).hexdigest()
-
-    def count_failed(self, unit: int, why: str) -> None:
-        raise AssertionError(why)
 
 
 @pytest.mark.slow
