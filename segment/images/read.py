@@ -28,6 +28,7 @@ from segment.images.formats.pictures import picture_size, read_indices, read_pic
 from segment.images.formats.raster import Raster
 from segment.images.formats.raster_windows import read_raster
 from segment.images.formats.tiff import read_tiff, tiff_size
+from segment.images.formats.tiff_pages import is_jpeg
 from segment.images.formats.video import frame_count, frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size, volume_shape
 from segment.images.isolation import contained
@@ -38,7 +39,6 @@ from segment.images.windowed import Bits, by_windows, in_windows, region_in_wind
 from segment.stores.urls import is_url
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
-"""Pictures in which black is not 0 near an edge."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _not_black_in_picture(path: Path, part: int | str | None, axis: int) -> NDAr
     raster = decode(path, part, axis)
     if raster.raw.dtype.kind == "f":
         return None
-    lossy = suffix_of(path) in _LOSSY
+    lossy = _is_lossy(path)
     inside = not_black(raster, above=127 if lossy else 0)
     if lossy or (inside.any() and not inside.all()):
         return inside
@@ -267,12 +267,17 @@ def _not_black_in_picture(path: Path, part: int | str | None, axis: int) -> NDAr
     return by_index if by_index.any() and not by_index.all() else inside
 
 
+def _is_lossy(path: Path) -> bool:
+    """Whether black is not 0 in a picture near an edge."""
+    return suffix_of(path) in _LOSSY or (_kind(path) == "tiff" and is_jpeg(path))
+
+
 def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H W
     """Where a region mask is not black, in a bit a pixel; a TIFF, a raster or a PNG is read a window at a time."""
     if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
         check_is_file(path)
         with image_here(path) as copy:
-            bits = region_in_windows(copy) if by_windows(copy) else None
+            bits = region_in_windows(copy, lossy=_is_lossy(copy)) if by_windows(copy) else None
         if bits is not None:
             _check_mask(bits, path, size, image)
             return bits
@@ -290,5 +295,5 @@ def _check_mask(inside: NDArray[np.bool_] | Bits, path: Path, size: tuple[int, .
             f"{size[0]}x{size[1]}. Give the mask at the image's size."
         )
     if not inside.any():
-        dark = "darker than half" if suffix_of(path) in _LOSSY else "0"
+        dark = "darker than half" if _is_lossy(path) else "0"
         raise ImageUnreadable(f"The region mask {str(path)!r} is {dark} everywhere: nothing of the image is left.")

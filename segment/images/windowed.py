@@ -141,25 +141,26 @@ def _described(path: Path) -> Described:
     return replace(file, samples=replace(samples, bands=own.bands, nodata=own.nodata, rgb=own.rgb))
 
 
-def region_in_windows(path: Path) -> Bits:  # H W
+def region_in_windows(path: Path, *, lossy: bool) -> Bits:  # H W
     """Where a raster is not black; where its index is not 0, if its palette has no black beside other colours.
 
+    lossy: where it is lighter than half
     Errors: MissingExtra, ImageUnreadable.
     """
     file = _described(path)
-    shown, mixed = _region(path, file, file.samples)
-    if mixed or file.samples.palette is None:
+    shown, mixed = _region(path, file, file.samples, above=127 if lossy else 0)
+    if lossy or mixed or file.samples.palette is None:
         return shown
     by_index, mixed = _region(path, file, file.samples.stored())
     return by_index if mixed else shown
 
 
-def _region(path: Path, file: Described, samples: SampleMeaning) -> tuple[Bits, bool]:
+def _region(path: Path, file: Described, samples: SampleMeaning, above: int = 0) -> tuple[Bits, bool]:
     """Where a raster is not black by a meaning of its samples, and whether that is some of it, not all or nothing."""
     region, inside = Bits(file.height, file.width), 0
     for start in range(0, file.height, ROWS):
         raw = window_of(path, (start, min(start + ROWS, file.height)), (0, file.width))
-        shown = not_black(samples.raster(raw))
+        shown = not_black(samples.raster(raw), above=above)
         region.set_rows(start, shown)
         inside += int(shown.sum())
     return region, 0 < inside < file.height * file.width

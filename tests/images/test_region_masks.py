@@ -48,6 +48,9 @@ MASKS: dict[str, Callable[[Path], object]] = {
     "floats.tif": lambda path: tifffile.imwrite(path, INDEX.astype(np.float32)),
     "edges.jpg": lambda path: Image.fromarray(INDEX * np.uint8(255)).save(path, quality=70),
     "edges.webp": lambda path: Image.fromarray(INDEX * np.uint8(255)).convert("RGB").save(path, quality=70),
+    "edges.tif": lambda path: tifffile.imwrite(
+        path, INDEX * np.uint8(255), compression="jpeg", compressionargs={"level": 70}
+    ),
     "palette.png": lambda path: palette(path, 1 - INDEX, WHITE_BLACK),
     "palette.gif": lambda path: palette(path, 1 - INDEX, [255, 0, 0, 0, 0, 0]),
     "palette.tif": lambda path: palette(path, 1 - INDEX, WHITE_BLACK),
@@ -66,6 +69,12 @@ def image(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.ones((*SIZE, 3), np.uint8), photometric="rgb")
     return path
+
+
+def test_jpeg_moves_values_near_an_edge_in_a_tiff_too(tmp_path: Path) -> None:
+    MASKS["edges.tif"](tmp_path / "edges.tif")
+    outside = tifffile.imread(tmp_path / "edges.tif")[~INSIDE]
+    assert 0 < (outside > 0).mean() < 1
 
 
 @pytest.mark.parametrize("name", MASKS)

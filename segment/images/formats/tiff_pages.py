@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from segment.stores.ranges import opened_by_ranges
 from segment.stores.urls import is_url, url_of
 
+_JPEG = (6, 7)
+"""TIFF 6.0 and its technical note 2, Compression."""
 MASK = 4
 _SMALLER = 1
 NOT_A_PAGE = _SMALLER | MASK
@@ -77,6 +79,12 @@ def opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     with tifffile.TiffFile(path, **alone) as file:
         _check_pages(file)
         yield file
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether the samples of a TIFF are compressed by JPEG, so that they are not those that were written."""
+    with opened_tiff(path) as file:
+        return int(file.pages.first.compression) in _JPEG
 
 
 def _check_pages(file: Any) -> None:
