@@ -102,17 +102,24 @@ def supported(weight: Tensor, geometry: Geometry, groups: int, activation: str) 
 
 def pack_weights(image: Upsampled, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """The weight (K C 3 3) of the whole convolution, packed: the part of the upsampled image, and that of the skips."""
-    own = weight[:, : image.small.shape[1]].transpose(0, 1).flip(2, 3)  # a transposed convolution flips its kernel
-    kernel = weight.new_zeros(*own.shape[:2], 4, 4)
-    for row in range(2):
-        for column in range(2):
-            kernel[:, :, row : row + 3, column : column + 3] += own
-    packed = pack_upsampling(kernel.to(dtype), image.small.shape)
+    own = weight[:, : image.small.shape[1]].transpose(0, 1)
+    kernel = _for_pixels(_for_pixels(own, 2), 3).to(dtype)
+    packed = pack_upsampling(kernel, image.small.shape)
     if not image.skips:
         return packed, None
     rest = weight[:, image.small.shape[1] :].to(dtype)
     shape = (len(image.placeholder), rest.shape[1], *image.placeholder.shape[2:])
     return packed, pack(rest, PADDED_3X3, 1, shape)
+
+
+def _for_pixels(weight: Tensor, dim: int) -> Tensor:
+    """A kernel of 3 along an axis as one of 4 over the pixels before they were doubled, turned round.
+
+    A transposed convolution turns its kernel round. By sums of slices, since a matrix product has a precision of its
+    own, and adding the whole into windows takes four times as long.
+    """
+    first, middle, last = weight.unbind(dim)
+    return torch.stack([last, last + middle, middle + first, first], dim)
 
 
 def convolve(
