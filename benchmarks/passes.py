@@ -42,7 +42,7 @@ def rival(network: nn.Module, image: Tensor, draws: int, *, tuned: bool = False)
 
 
 def ours(network: nn.Module, image: Tensor, draws: int, precision: Precision, layers: str = "*") -> Run:
-    keep_freed_pages()  # as the command and segment.MCBN do
+    keep_freed_pages()  # as the command line does
     drawn = survey(network, network, image[..., :128, :128]).select([layers])
     bank = Bank.of_draws(list(record(drawn, _batches(draws))))
     method = mcbn(drawn, bank, replace(FAST, precision=precision))

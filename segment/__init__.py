@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segment.draws.bank import Bank as Bank
     from segment.errors import SegmentError as SegmentError
     from segment.estimation.estimate import Estimate as Estimate
+    from segment.estimation.memory_budget import keep_freed_pages as keep_freed_pages
     from segment.files.banks.bank_file import load_bank as load_bank
     from segment.files.banks.bank_file import save_bank as save_bank
     from segment.files.triages import load_triage as load_triage
@@ -95,6 +96,7 @@ _MODULE_OF = {
     "export": "segment.jobs.prediction.export",
     "fit_bank": "segment.jobs.fit",
     "isolated": "segment.images.isolation",
+    "keep_freed_pages": "segment.estimation.memory_budget",
     "load_bank": "segment.files.banks.bank_file",
     "load_network": "segment.networks.load",
     "load_run": "segment.report.run_files.saved_run",

@@ -49,10 +49,11 @@ BYTES_OF_WRITING = 192 * 2**20
 
 
 def keep_freed_pages() -> bool:
-    """Keep freed memory in this process from now on; False where the C library cannot.
+    """Keep freed memory in this process from now on, for the passes to come; False where the C library cannot.
 
     The GNU C library returns every large block to the system and takes it again for the next activation, and the system
-    fills it with zeros page by page: a quarter of an fp32 pass on a CPU. The peak does not change.
+    fills it with zeros page by page: a quarter of an fp32 pass on a CPU. The peak does not change. The command line
+    calls it; a process of one's own is changed only where its code does, for memory that a peak took stays with it.
     """
     if not sys.platform.startswith("linux"):
         return False
