@@ -210,6 +210,16 @@ def test_training_data_are_standardised_on_its_training_rows_alone(data: Trainin
     assert float(restored.mean()) == pytest.approx(float(data.y_mean[0]), abs=1e-6)
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.3, 1e6 + 0.1])
+def test_what_is_constant_on_the_training_rows_keeps_a_scale_of_1(constant: float) -> None:
+    table = torch.full((98, 1), constant, dtype=torch.float64)
+    table[-1] += 2
+    made = standardised(table, table[:, 0], torch.arange(96)[None], torch.tensor([[96, 97]]))
+    assert made.x.abs().max() == made.y.abs().max() == 0
+    assert made.x_held.flatten().tolist() == made.y_held.flatten().tolist() == pytest.approx([0, 2], abs=1e-6)
+    assert float(made.y_scale) == 1
+
+
 class Scripted:
     """A training whose errors are given: candidate c at check n has errors[c][n]."""
 

@@ -84,10 +84,7 @@ def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> TrainingD
     float64 in, float32 out. A feature (or target) that is constant on the training rows keeps a scale of 1.
     """
     rows, targets = x[train], y[train]  # S N D, S N
-    mean, scale = rows.mean(dim=1, keepdim=True), rows.std(dim=1, correction=0, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1.0)
-    y_mean, y_scale = targets.mean(dim=1, keepdim=True), targets.std(dim=1, correction=0, keepdim=True)
-    y_scale = torch.where(y_scale > 0, y_scale, 1.0)
+    (mean, scale), (y_mean, y_scale) = _mean_and_scale(rows), _mean_and_scale(targets)
     return TrainingData(
         x=((rows - mean) / scale).float(),
         y=((targets - y_mean) / y_scale).float(),
@@ -96,6 +93,13 @@ def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> TrainingD
         y_mean=y_mean[:, 0],
         y_scale=y_scale[:, 0],
     )
+
+
+def _mean_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:  # S N ... -> S 1 ... each
+    """Mean and biased standard deviation of the rows; where all are equal, that value and 1."""
+    equal = (values == values[:, :1]).all(dim=1, keepdim=True)  # rounding leaves equal rows an sd above 0
+    mean, scale = values.mean(dim=1, keepdim=True), values.std(dim=1, correction=0, keepdim=True)
+    return torch.where(equal, values[:, :1], mean), torch.where(equal, 1.0, scale)
 
 
 class Layers(NamedTuple):
