@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,53 @@ def test_an_unknown_or_missing_set_is_refused_with_what_is_known(tmp_path: Path)
     (tmp_path / "uci" / "yacht.csv").write_text("x1,y\n1,what\n")
     with pytest.raises(WrongUse, match="does not read as a table"):
         read_table(tmp_path, "yacht")
+
+
+NUMBERS = "".join(f"{row},{row / 8}\n" for row in range(30))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (NUMBERS, "write a header row above it"),
+        ("x1;y\n" + NUMBERS.replace(",", ";"), "with commas between them"),
+        ("x1 y\n" + NUMBERS.replace(",", " "), "with commas between them"),
+        ("x1,y\n" + NUMBERS.replace("\n7,", "\n# 7,"), "does not read as a table"),
+        ("x1,y\n" + NUMBERS.replace("\n7,", "\n,"), "does not read as a table"),
+        ("x1,y\n" + NUMBERS.replace("\n7,", "\nnan,"), "gaps"),
+        ("y\n" + "1\n" * 30, "fewer than two columns"),
+        ("x1,y\n1,2\n", "has 1 row below its header; an experiment takes 25 or more"),
+        ("x1,y\n", "has 0 rows"),
+        ("", "has 0 rows"),
+    ],
+)
+def test_a_table_that_is_not_as_described_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "uci").mkdir()
+    (tmp_path / "uci" / "yacht.csv").write_text(text)
+    with pytest.raises(WrongUse, match=complaint):
+        read_table(tmp_path, "yacht")
+
+
+def test_a_table_from_another_editor_reads_as_the_plain_one(tmp_path: Path) -> None:
+    (tmp_path / "uci").mkdir()
+    path = tmp_path / "uci" / "yacht.csv"
+    tables = []
+    for content in ("x1,y\n" + NUMBERS, "\ufeffx1,y\r\n" + NUMBERS.replace("\n", "\r\n") + "\r\n"):
+        path.write_text(content, encoding="utf-8", newline="")
+        tables.append(read_table(tmp_path, "yacht"))
+    assert tables[0].rows == 30
+    torch.testing.assert_close(tables[0].x, tables[1].x, rtol=0, atol=0)
+    torch.testing.assert_close(tables[0].y, tables[1].y, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "plain"])
+def test_a_packed_table_that_is_damaged_is_refused(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "uci").mkdir()
+    packed = gzip.compress(("x1,y\n" + NUMBERS).encode())
+    content = {"flipped": packed[:20] + b"\xff" * 9 + packed[29:], "cut": packed[:40], "plain": NUMBERS.encode()}
+    (tmp_path / "uci" / "protein.csv.gz").write_bytes(content[damage])
+    with pytest.raises(WrongUse, match="does not read as a table"):
+        read_table(tmp_path, "protein")
 
 
 def test_the_standard_splits_follow_the_published_rule() -> None:

@@ -5,6 +5,8 @@ Must not know a network.
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, count_of, near, one_line
 
 FILES = {
     "boston": "boston.csv",
@@ -24,6 +26,8 @@ FILES = {
     "wine": "wine_red.csv",
     "yacht": "yacht.csv",
 }
+LEAST_ROWS = 25
+"""Of fewer rows a test part, a fifth of them, has fewer than five, and a fold of what is left has three at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +43,45 @@ class Table:
         return self.x.shape[0]
 
 
+def file_of(data: Path, name: str) -> Path:
+    """The file of a set. Error: WrongUse for a name that is not known."""
+    if name not in FILES:
+        raise WrongUse(f"No data set is called {name!r}.{near(name, FILES)} Known: {', '.join(FILES)}.")
+    return data / "uci" / FILES[name]
+
+
 def read_table(data: Path, name: str) -> Table:
     """Read `uci/<file>` under the data folder: comma-separated, a header row, the target last.
 
-    Error: WrongUse for a name that is not known or a file that is not there, not numeric or not complete.
+    Error: WrongUse for a name that is not known or a file that is not there, not numeric, not complete or too short.
     """
-    if name not in FILES:
-        raise WrongUse(f"No data set is called {name!r}.{near(name, FILES)} Known: {', '.join(FILES)}.")
-    path = data / "uci" / FILES[name]
+    path = file_of(data, name)
     if not path.is_file():
         raise WrongUse(f"Data set {name!r} is not at {path}; give the folder that holds uci/ as the data folder.")
     try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    except (ValueError, OSError, EOFError) as broken:
-        raise WrongUse(f"{path} does not read as a table of numbers: {broken}.") from broken
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        header, *lines = [line for line in text.splitlines() if line.strip()] or [""]
+        rows = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2) if lines else np.empty((0, 0))
+    except (ValueError, OSError, EOFError, zlib.error) as broken:
+        why = one_line(broken, 160).rstrip(".")
+        raise WrongUse(f"{path} does not read as a table of numbers, with commas between them: {why}.") from broken
+    if _is_numbers(header):
+        raise WrongUse(f"{path} has numbers in its first row, where names belong: write a header row above it.")
+    if len(rows) < LEAST_ROWS:
+        raise WrongUse(
+            f"{path} has {count_of(len(rows), 'row')} below its header; an experiment takes {LEAST_ROWS} or more."
+        )
     if not np.isfinite(rows).all() or rows.shape[1] < 2:
         raise WrongUse(f"{path} has gaps or fewer than two columns: {rows.shape[0]} rows of {rows.shape[1]}.")
     return Table(name=name, x=torch.from_numpy(rows[:, :-1]), y=torch.from_numpy(rows[:, -1]))
+
+
+def _is_numbers(line: str) -> bool:
+    try:
+        return bool([float(cell) for cell in line.split(",")])
+    except ValueError:
+        return False
 
 
 def random_split(rows: int, seed: int) -> tuple[Tensor, Tensor]:  # train, test row numbers
