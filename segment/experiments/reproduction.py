@@ -55,8 +55,8 @@ def run_experiment(
     splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any.
     finished: compute none of them, and leave out those that are not finished, also checks of MC dropout.
     uncertainty-error reads finished splits of a folder `uci` beside its own.
-    Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged, none
-    that is finished, or where another process writes to the folder.
+    Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged or
+    made with other settings or data, none that is finished, or where another process writes to the folder.
     """
     if budget not in get_args(Budget):
         known = ", ".join(get_args(Budget))

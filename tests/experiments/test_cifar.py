@@ -116,12 +116,15 @@ def test_a_stopped_run_goes_on_from_the_banks_that_are_kept(once: Path, shared_d
         assert (tmp_path / name).read_bytes() == (once / name).read_bytes()
 
     messages.clear()
-    fewer = replace(SMALL, images=10, banks={16: 1})  # other images: nothing that is kept serves
-    cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=fewer, progress=messages.append)
-    assert messages == ["cifar: 8 draws of M = 16, bank 1 of 1"]
+    before = (tmp_path / "kept" / "M16-1.npz").read_bytes()
+    fewer = replace(SMALL, images=10)
+    with pytest.raises(WrongUse, match=r"M16-1\.npz' was made with other settings \(inputs\)"):
+        cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=fewer, progress=messages.append)
+    assert messages == []
+    assert (tmp_path / "kept" / "M16-1.npz").read_bytes() == before
     (tmp_path / "kept" / "M16-1.npz").write_bytes(b"PK")
     with pytest.raises(WrongUse, match=r"M16-1\.npz' is damaged"):
-        cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=fewer)
+        cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=SMALL)
 
 
 def test_banks_are_joined_by_their_mean() -> None:

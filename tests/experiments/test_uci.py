@@ -138,10 +138,49 @@ def test_a_stopped_run_goes_on_from_the_finished_splits(once: Path, data: Path, 
     again = run_splits(PLAN, data=data, kept=once / "kept", seed=3, say=messages.append)
     assert messages == []
     assert [split.split for split in again["yacht"]] == [1, 2]
-    shutil.copytree(once / "kept", tmp_path / "kept")
-    other = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, draws=31))
-    run_splits(other, data=data, kept=tmp_path / "kept", seed=3, say=messages.append)
-    assert messages, "what other settings wrote must not be read"
+
+
+def test_what_other_settings_a_seed_or_data_made_is_neither_taken_nor_replaced(
+    once: Path, data: Path, tmp_path: Path
+) -> None:
+    kept, others = tmp_path / "kept", tmp_path / "others"
+    shutil.copytree(once / "kept", kept)
+    (kept / "yacht-1.json").unlink()  # the second split is looked at before the first is computed
+    before = (kept / "yacht-2.json").read_bytes()
+    table = (data / "uci" / "yacht.csv").read_text()
+    (others / "uci").mkdir(parents=True)
+    (others / "uci" / "yacht.csv").write_text(table.replace("-", "", 1))
+    messages: list[str] = []
+    fewer = replace(PLAN, protocol=replace(SMALL, draws=31))
+    for plan, folder, seed, named in ((fewer, data, 3, "draws"), (PLAN, data, 4, "seed"), (PLAN, others, 3, "data")):
+        with pytest.raises(WrongUse, match=rf"yacht-2\.json' was made with other settings \({named}\)"):
+            run_splits(plan, data=folder, kept=kept, seed=seed, say=messages.append)
+        with pytest.raises(WrongUse, match="holds no finished split"):
+            run_splits(replace(plan, finished=True), data=folder, kept=kept, seed=seed, say=messages.append)
+    assert messages == []
+    assert (kept / "yacht-2.json").read_bytes() == before
+
+    shutil.rmtree(kept)
+    kept.mkdir()
+    shutil.copy(once / "kept" / "dropout-yacht.json", kept)
+    with pytest.raises(WrongUse, match=r"dropout-yacht\.json' was made with other settings \(draws\)"):
+        uci.run(
+            tmp_path,
+            budget="quick",
+            data=data,
+            seed=3,
+            plan=PLAN,
+            checks=replace(CHECKS, draws=21),
+            progress=messages.append,
+        )
+    assert messages == []
+
+
+def test_a_set_whose_data_are_missing_is_named_before_anything_is_computed(data: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    with pytest.raises(WrongUse, match=r"'wine' is not at .*wine_red\.csv"):
+        run_splits(replace(PLAN, sets=("yacht", "wine")), data=data, kept=tmp_path, seed=3, say=messages.append)
+    assert messages == []
 
 
 @pytest.mark.parametrize("damage", ["", "{half", "[]", "[" * 100_000, '{"settings": 1}'])

@@ -6,6 +6,7 @@ Must not know a network.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,15 @@ class Table:
     def rows(self) -> int:
         return self.x.shape[0]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the numbers."""
+        return hashlib.sha256(self.x.numpy().tobytes() + self.y.numpy().tobytes()).hexdigest()
 
-def file_of(data: Path, name: str) -> Path:
-    """The file of a set. Error: WrongUse for a name that is not known."""
-    if name not in FILES:
-        raise WrongUse(f"No data set is called {name!r}.{near(name, FILES)} Known: {', '.join(FILES)}.")
-    return data / "uci" / FILES[name]
+
+def table_if_there(data: Path, name: str) -> Table | None:
+    """The data set, None where its file is not there. Error: WrongUse for a file that does not read."""
+    return read_table(data, name) if name in FILES and (data / "uci" / FILES[name]).is_file() else None
 
 
 def read_table(data: Path, name: str) -> Table:
@@ -55,7 +59,9 @@ def read_table(data: Path, name: str) -> Table:
 
     Error: WrongUse for a name that is not known or a file that is not there, not numeric, not complete or too short.
     """
-    path = file_of(data, name)
+    if name not in FILES:
+        raise WrongUse(f"No data set is called {name!r}.{near(name, FILES)} Known: {', '.join(FILES)}.")
+    path = data / "uci" / FILES[name]
     if not path.is_file():
         raise WrongUse(f"Data set {name!r} is not at {path}; give the folder that holds uci/ as the data folder.")
     try:

@@ -23,12 +23,13 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from segment.errors import WrongUse, one_line
+from segment.experiments.kept import refuse_others
 from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
 from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.reporting import Row, Verdict, judged, standard_error, with_error
-from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
+from segment.experiments.uci.data import FILES, Table, read_table, standard_splits, table_if_there
 from segment.files.reading import as_json_values, file_bytes
 from segment.files.writing import write_text
 
@@ -89,27 +90,59 @@ def check(
     """For each set, RMSE and mean log-likelihood of each split, in original units; kept as JSON, one file a set.
 
     finished: compute none, and leave out the sets whose check is not finished
+    Errors: those of `kept_checks`, before anything is computed.
+    """
+    scores = kept_checks(plan, data=data, kept=kept, seed=seed, finished=finished)
+    for name in plan.sets:
+        if name in scores or finished:
+            continue
+        say(f"{name}, dropout on the standard splits")
+        table = read_table(data, name)
+        rmse, loglik = _scores_of(table, REFERENCES[name], plan, seeded(seed, len(name), 77))
+        held = {"settings": _settings(plan, name, seed), "data": table.digest, "rmse": rmse, "log_likelihood": loglik}
+        write_text(_path(kept, name), json.dumps(held))
+        scores[name] = (rmse, loglik)
+    return {name: scores[name] for name in plan.sets if name in scores}
+
+
+def kept_checks(
+    plan: CheckPlan, *, data: Path, kept: Path, seed: int, finished: bool = False
+) -> dict[str, tuple[list[float], list[float]]]:
+    """What `check` gives, of the sets whose check is kept.
+
+    finished: leave out those made with other settings or data. Error: WrongUse for these else, and for damaged files.
     """
     scores = {}
     for name in plan.sets:
-        path = kept / f"dropout-{name}.json"
-        reference = asdict(REFERENCES[name])
-        settings = as_json_values({**asdict(plan), "sets": name, "seed": seed, "reference": reference})
-        held = _held(path) if path.is_file() else {}
-        if held.get("settings") != settings:
-            if finished:
-                continue
-            say(f"{name}, dropout on the standard splits")
-            rmse, loglik = _scores_of(read_table(data, name), REFERENCES[name], plan, seeded(seed, len(name), 77))
-            held = {"settings": settings, "rmse": rmse, "log_likelihood": loglik}
-            write_text(path, json.dumps(held))
+        path = _path(kept, name)
+        if not path.is_file():
+            continue
+        held, table = _held(path), table_if_there(data, name)
+        made_with, wanted = dict(held["settings"]), _settings(plan, name, seed)
+        if "data" in held and table is not None:
+            made_with["data"], wanted["data"] = held["data"], table.digest
+        if made_with != wanted and finished:
+            continue
+        refuse_others(path, made_with, wanted)
         scores[name] = (held["rmse"], held["log_likelihood"])
     return scores
+
+
+def _path(kept: Path, name: str) -> Path:
+    return kept / f"dropout-{name}.json"
+
+
+def _settings(plan: CheckPlan, name: str, seed: int) -> dict[str, Any]:
+    settings: dict[str, Any] = as_json_values(
+        {**asdict(plan), "sets": name, "seed": seed, "reference": asdict(REFERENCES[name])}
+    )
+    return settings
 
 
 def _held(path: Path) -> dict[str, Any]:
     try:
         held: dict[str, Any] = json.loads(file_bytes(path))
+        TypeAdapter(dict[str, Any]).validate_python(held["settings"])
         for key in ("rmse", "log_likelihood"):
             TypeAdapter(list[float]).validate_python(held[key])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

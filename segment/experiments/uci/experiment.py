@@ -32,7 +32,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.uci.dropout_check import CheckPlan, check, check_rows, check_verdict
+from segment.experiments.uci.dropout_check import CheckPlan, check, check_rows, check_verdict, kept_checks
 from segment.experiments.uci.protocol_words import check_note, opening
 from segment.experiments.uci.published import NOTE, beside
 from segment.experiments.uci.splits import PLANS, SETS, Plan, run_splits
@@ -77,6 +77,7 @@ def run(
     say = progress or (lambda _: None)
     plan, checks = plan or PLANS[budget], checks or CHECKS[budget]
     kept = kept or out / "kept"
+    kept_checks(checks, data=data, kept=kept, seed=seed, finished=plan.finished)  # refused now, not after the splits
     results = run_splits(plan, data=data, kept=kept, seed=seed, say=say)
     rows, shown = score_rows(results)
     table = write_table(out, "uci", rows, shown=shown)

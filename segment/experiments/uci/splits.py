@@ -16,11 +16,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from segment.errors import WrongUse, one_line
+from segment.experiments.kept import refuse_others
 from segment.experiments.regression.methods import Protocol, Scored, drawn_methods, folded, scored
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.reporting import Budget
-from segment.experiments.uci.data import random_split, read_table
+from segment.experiments.uci.data import Table, random_split, read_table, table_if_there
 from segment.files.reading import as_json_values, file_bytes
 from segment.files.writing import write_text
 
@@ -111,23 +112,31 @@ class SplitResult:
 def run_splits(
     plan: Plan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, list[SplitResult]]:
-    """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept.
+    """For each set its splits, read from `kept` where they are finished, else computed and kept.
 
-    Where the plan takes finished splits only, a set without any is left out.
-    Error: WrongUse where a kept split is damaged, or none is finished.
+    Where the plan takes finished splits only, those made with other settings, another seed or other data are left out,
+    and so is a set without any.
+    Error: WrongUse where a kept split is damaged or made with other settings, a set's data are missing, or no split is
+    finished; before anything is computed.
     """
+    tables = {name: table_if_there(data, name) for name in plan.sets}
+    settings = {name: {"seed": seed, **as_json_values(asdict(protocol_of(plan, name)))} for name in plan.sets}
+    order = [(split, name) for split in plan.splits for name in plan.sets]  # stopped early, every set has some splits
+    held = {
+        (split, name): _read(_path(kept, name, split), settings[name], tables[name], finished=plan.finished)
+        for split, name in order
+    }
     results: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
-    for split in plan.splits:  # outermost: a run that is stopped early has some splits of every set
-        for name in plan.sets:
-            path = kept / f"{name}-{split}.json"
-            protocol = protocol_of(plan, name)
-            settings = {"seed": seed, **as_json_values(asdict(protocol))}
-            result = _read(path, settings)
-            if result is None and plan.finished:
-                continue
-            if result is None:
-                result = _run_split(name, split, protocol, data, seed, say)
-                write_text(path, json.dumps({"settings": settings, "result": asdict(result)}))
+    if not plan.finished:
+        tables |= {name: tables[name] or read_table(data, name) for (_, name), found in held.items() if found is None}
+    for split, name in order:
+        result, table = held[split, name], tables[name]
+        if result is None and not plan.finished:
+            assert table is not None
+            result = _run_split(table, split, protocol_of(plan, name), seed, say)
+            content = {"settings": settings[name], "data": table.digest, "result": asdict(result)}
+            write_text(_path(kept, name, split), json.dumps(content))
+        if result is not None:
             results[name].append(result)
     finished = {name: splits for name, splits in results.items() if splits}
     if not finished:
@@ -153,10 +162,8 @@ def protocol_of(plan: Plan, name: str) -> Protocol:
     return replace(protocol, batches=batches, hidden=WIDTHS.get(name, protocol.hidden), taus=TAUS[name])
 
 
-def _run_split(
-    name: str, split: int, protocol: Protocol, data: Path, seed: int, say: Callable[[str], None]
-) -> SplitResult:
-    table = read_table(data, name)
+def _run_split(table: Table, split: int, protocol: Protocol, seed: int, say: Callable[[str], None]) -> SplitResult:
+    name = table.name
     train, test = random_split(table.rows, split)
     final = standardised(table.x, table.y, train[None], test[None])
     own = zlib.crc32(f"{name} {split} {seed}".encode()) % 10**7  # a seed no other set or split has
@@ -175,15 +182,24 @@ def _run_split(
     )
 
 
-def _read(path: Path, settings: Mapping[str, Any]) -> SplitResult | None:
+def _path(kept: Path, name: str, split: int) -> Path:
+    return kept / f"{name}-{split}.json"
+
+
+def _read(path: Path, settings: Mapping[str, Any], table: Table | None, *, finished: bool) -> SplitResult | None:
+    """A kept split; None where there is none, or for `finished` where it was made with other settings or data."""
     if not path.is_file():
         return None
     try:
         kept = json.loads(file_bytes(path))
         if not isinstance(kept["settings"], dict):
             raise TypeError("its settings are none")
-        if kept["settings"] != settings:
+        made_with, wanted = dict(kept["settings"]), dict(settings)
+        if "data" in kept and table is not None:  # a split from elsewhere may lack one or the other
+            made_with["data"], wanted["data"] = kept["data"], table.digest
+        if finished and made_with != wanted:
             return None
+        refuse_others(path, made_with, wanted)
         return TypeAdapter(SplitResult).validate_python(kept["result"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WrongUse(f"{str(path)!r} is damaged: {one_line(error, 120)}. Remove it to make its split anew.") from None
