@@ -14,6 +14,7 @@ from torch import nn
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.minibatches import DrawPlan, choices
+from segment.errors import WeightsRefused, WrongUse
 from segment.experiments.segmentation import experiment as segmentation
 from segment.experiments.segmentation.cases import CASES, Case, scenes_case
 from segment.experiments.segmentation.experiment import (
@@ -55,6 +56,17 @@ def test_the_same_seed_writes_the_same_bytes(once: Path, tmp_path: Path) -> None
     segmentation.run(tmp_path, budget="quick", data=tmp_path, plan=SegmentationPlan(cases={"scenes": EFFORT}))
     for path in once.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_missing_network_or_list_is_named_before_the_first_one_is_measured(shared_data: Path, tmp_path: Path) -> None:
+    plan = SegmentationPlan(cases={"scenes": EFFORT, "camvid-enet": EFFORT})
+    messages: list[str] = []
+    with pytest.raises(WeightsRefused, match=r"enet_camvid\.safetensors' are not there; .* --data DIR"):
+        segmentation.run(tmp_path / "out", budget="quick", data=tmp_path, plan=plan, progress=messages.append)
+    (tmp_path / "weights").symlink_to(shared_data / "weights")
+    with pytest.raises(WrongUse, match=r"train\.txt' is not there"):
+        segmentation.run(tmp_path / "out", budget="quick", data=tmp_path, plan=plan, progress=messages.append)
+    assert messages == []
 
 
 def test_the_demonstrations_way_is_train_mode_with_the_image_in_the_batch(case: Case) -> None:

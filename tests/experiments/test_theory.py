@@ -12,6 +12,7 @@ from scipy.stats import kstest, kstwobign
 from torch import nn
 
 from segment.draws.minibatches import DrawPlan
+from segment.errors import WeightsRefused
 from segment.experiments.theory import experiment as theory
 from segment.experiments.theory.experiment import TheoryPlan
 from segment.experiments.theory.statistics import (
@@ -35,6 +36,14 @@ def once(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     verdicts = theory.run(out, budget="quick", data=shared_data, plan=SMALL)
     assert [verdict.experiment for verdict in verdicts] == ["theory"] * 7
     return out
+
+
+def test_missing_weights_are_named_before_the_training(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "uci").symlink_to(shared_data / "uci")
+    messages: list[str] = []
+    with pytest.raises(WeightsRefused, match="--data DIR"):
+        theory.run(tmp_path / "out", budget="quick", data=tmp_path, plan=SMALL, progress=messages.append)
+    assert messages == []
 
 
 def bare(channels: int) -> nn.Sequential:

@@ -5,7 +5,10 @@ Must not know how the network was trained beyond how a training mini-batch was m
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
-from segment.errors import WrongUse
+from segment.errors import WrongUse, one_line
 from segment.experiments.regression.predictive import Array
+from segment.experiments.weights import weights_in
+from segment.files.reading import file_bytes
 from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
 from segment.images.transforms.augment import pipeline
@@ -44,26 +49,40 @@ AT_ONCE = 50
 """Images in one pass: of more, what a layer gives does not stay in the processor's cache."""
 
 
-def weights_in(data: Path) -> Path:
-    return data / "weights" / "resnet32_cifar10.safetensors"
+WEIGHTS = "resnet32_cifar10"
+CLASSES = 10
+KNOWN = set(range(CLASSES))
 
 
 def drawn_network(data: Path) -> BatchNormNetwork:
     """The trained ResNet32 with its 31 BN layers. Error: WeightsRefused where its file is not there or is another's."""
     module = ResNet32()
-    load_weights(module, weights_in(data))
+    load_weights(module, weights_in(data, WEIGHTS))
     module.eval()
     return survey(module, module, torch.zeros(2, 3, 32, 32))
 
 
 def read_images(data: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:  # N 32 32 3, N
-    """Images and labels of `cifar10/<name>.npz`. Error: WrongUse where the file is not there or not whole."""
+    """Images and labels of `cifar10/<name>.npz`.
+
+    Error: WrongUse where the file is not there, not whole, or holds anything else.
+    """
     path = data / "cifar10" / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise WrongUse(f"{str(path)!r} does not read as CIFAR-10 images ({error}). Name the folder of data.") from None
+        with np.load(BytesIO(file_bytes(path)), allow_pickle=False) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        why = one_line(error, 160).rstrip(".")
+        raise WrongUse(f"{str(path)!r} does not read as CIFAR-10 images ({why}). Name the folder of data.") from None
+    count = len(images) if images.ndim else 0
+    if images.dtype != np.uint8 or images.shape != (count, 32, 32, 3):
+        raise WrongUse(
+            f"{str(path)!r}: `images` are uint8, N x 32 x 32 x 3 (RGB), not {images.dtype}, "
+            f"{' x '.join(map(str, images.shape))}."
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (count,) or not count or not set(np.unique(labels)) <= KNOWN:
+        raise WrongUse(f"{str(path)!r}: `labels` are {count} integers from 0 to {CLASSES - 1}, one an image.")
+    return images, labels
 
 
 def normalised(images: NDArray[np.uint8]) -> Tensor:  # N H W 3 -> N 3 H W

@@ -22,6 +22,7 @@ from segment.draws.bank import Bank
 from segment.draws.image_pool import training_pipeline
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, MiniBatch, choices
+from segment.experiments.weights import weights_in
 from segment.images.find import find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
@@ -101,7 +102,7 @@ def scenes_case(_: Path) -> Case:
 def camvid_case(data: Path, card_name: str, title: str) -> Case:
     """A network of the repository's cards on CamVid, with its weights in the folder of data."""
     card = read_card(card_name)
-    card = replace(card, weights=data / "weights" / f"{card_name}.safetensors")
+    card = replace(card, weights=weights_in(data, card_name))
     train, test = (find_images(data / "camvid" / f"{part}.txt") for part in ("train", "test"))
 
     def test_image(index: int) -> LabelledImage:

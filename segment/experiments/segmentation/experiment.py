@@ -112,8 +112,9 @@ def run(
     verdicts: list[Verdict] = []
     pictures = []
     lines: dict[str, list[dict[str, Any]]] = {}
+    cases = {name: CASES[name](data) for name in plan.cases}  # a missing file is named before the first one is measured
     for name, effort in plan.cases.items():
-        case = CASES[name](data)
+        case = cases.pop(name)  # with its images, which are kept as long as it is
         case_scores = scored(case, effort, seed, lambda message, name=name: say(f"segmentation, {name}: {message}"))  # type: ignore[misc]
         lines[case.title] = rows_of(name, case_scores)
         rows += lines[case.title]

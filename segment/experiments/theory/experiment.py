@@ -76,11 +76,11 @@ def run(
     """Write quantile plots, distances, the priors, their tables and the page."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
+    first = pixels_first(data)  # its files are missed before the training
     say(f"theory: training on {SET}")
     networks, x, tau = trained(data, count=plan.networks, epochs=plan.epochs, seed=seed)
     network = networks[0]
     layers: dict[str, dict[int, BatchStatistics]] = {}
-    first = pixels_first(data)
     for module, images, names in ((network, x, dense_names(network)), (first[0], first[1], ("ResNet32, bn1",))):
         populations = populations_of(module, images, names)
         for batch in plan.batches:
