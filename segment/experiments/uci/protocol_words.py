@@ -21,7 +21,7 @@ def opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
     trained = sum(split.seconds for splits in results.values() for split in splits)
     return f"""
 Budget `{budget}`, seed {seed}; sets {", ".join(results)}; 80/20 splits with seeds {seeds_in(results)};
-{trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
+{trained / 60:.0f} minutes by the clock for the splits, kept ones included.
 
 Protocol: two hidden layers of {_widths(plan, results)} ReLU units, Adam at 1e-3, BN before the activation (eps
 1e-10), half the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the
