@@ -219,7 +219,18 @@ def test_training_is_repeatable_lowers_the_loss_and_leaves_the_process_as_it_was
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["scenes.safetensors", "scenes.yaml"]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"scenes": 1}, {"scenes": len(TRAIN) + 1}, {"test": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"scenes": 1},
+        {"scenes": len(TRAIN) + 1},
+        {"test": 0},
+        {"threads": 0},
+        {"seed": -1},
+    ],
+)
 def test_a_training_that_cannot_be_is_refused_before_anything_is_written(wrong: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="Training needs"):
         train_scenes(tmp_path / "out", **wrong)  # type: ignore[arg-type]

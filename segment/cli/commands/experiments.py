@@ -124,9 +124,9 @@ def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT
 @experiment.command("train-scenes")
 def train_scenes(
     output: Out,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
-    steps: Annotated[int, typer.Option(help="Mini-batches of 4 scenes.")] = 2400,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Mini-batches of 4 scenes.", min=1)] = 2400,
+    threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 2,
     json: Json = False,
 ) -> None:
     """Train the shipped network from nothing on generated scenes (about four minutes of processor time)."""

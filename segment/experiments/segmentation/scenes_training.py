@@ -74,6 +74,8 @@ def train_scenes(
             f"Training needs 1 step or more, a batch no larger than its scenes, at most {len(TRAIN)} scenes and 1 to "
             f"{len(TEST)} test scenes; got {steps} steps, batch {batch}, {scenes} scenes, {test} test scenes."
         )
+    if seed < 0 or threads < 1:
+        raise WrongUse(f"Training needs 1 thread or more and a seed from 0 up; got {threads} threads, seed {seed}.")
     check_writable(out / "scenes.yaml")
     with torch_threads(threads), _opencv_threads(threads):
         shown = [scene(number) for number in TRAIN[:scenes]]
