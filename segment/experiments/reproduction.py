@@ -18,6 +18,7 @@ from segment.experiments.pages import assemble
 from segment.experiments.reporting import Budget, Progress, Verdict
 from segment.files.runs.lock import sole_writer
 from segment.files.writing import check_writable, write_text
+from segment.pictures.plots import needs_matplotlib
 
 if TYPE_CHECKING:
     from segment.experiments.uci.dropout_check import CheckPlan
@@ -56,11 +57,13 @@ def run_experiment(
     finished: compute none of them, and leave out those that are not finished, also checks of MC dropout.
     uncertainty-error reads finished splits of a folder `uci` beside its own.
     Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged or
-    made with other settings or data, none that is finished, or where another process writes to the folder.
+    made with other settings or data, none that is finished, or where another process writes to the folder; MissingExtra
+    without matplotlib.
     """
     if budget not in get_args(Budget):
         known = ", ".join(get_args(Budget))
         raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: {known}.")
+    needs_matplotlib()
     more: dict[str, Any] = {}
     if splits is not None or sets is not None or finished:
         more["plan"] = _plan(name, budget, splits, sets, finished=finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +11,7 @@ import pytest
 from console import segment
 
 from segment.cli.commands.experiments import ABOUT
+from segment.errors import MissingExtra
 from segment.experiments import reproduction
 from segment.experiments.regression import toy
 from segment.experiments.regression.methods import Protocol
@@ -140,6 +142,14 @@ def test_what_a_killed_experiment_left_half_written_goes_and_a_second_process_is
     lock.release()
     assert segment("experiment", "toy", "-o", out).code == 0
     assert not list(out.glob(".*.part"))
+
+
+def test_a_missing_extra_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    messages: list[str] = []
+    with pytest.raises(MissingExtra, match=r"mcbn-segment\[plots\]"):
+        reproduction.run_experiment("toy", tmp_path, budget="quick", data=tmp_path, progress=messages.append)
+    assert messages == []
 
 
 def test_an_unwritable_folder_is_refused_before_the_training(tmp_path: Path) -> None:
