@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -56,12 +57,13 @@ def assemble(folders: Sequence[Path], target: Path, *, title: str, command: str)
 def _linked(text: str, folder: Path, target: Path) -> str:
     base = target.parent.resolve()
     if folder.resolve().is_relative_to(base):
-        inside = folder.resolve().relative_to(base).as_posix()
-        return PICTURE.sub(rf"]({inside}/\1.png)", text)
-    place = Path("images") / target.stem
-    for name in PICTURE.findall(text):
-        _smaller(folder / f"{name}.png", base / place / f"{name}.png")
-    return PICTURE.sub(rf"]({place.as_posix()}/\1.png)", text)
+        place = folder.resolve().relative_to(base)
+    else:
+        place = Path("images") / target.stem
+        for name in PICTURE.findall(text):
+            _smaller(folder / f"{name}.png", base / place / f"{name}.png")
+    beside = quote(place.as_posix())  # Markdown ends a link at a space
+    return PICTURE.sub(lambda found: f"]({beside}/{found[1]}.png)", text)
 
 
 def _smaller(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -123,6 +124,15 @@ def test_pages_put_together_hold_every_verdict_and_reach_their_figures(tmp_path:
                 assert picture.convert("RGB").getpixel((7, 7)) == (0x00, 0x72, 0xB2)
         assert widths == ({1500} if document.name == "index.md" else {1200})
         assert "Of 2 claims: 2 reproduced" in text
+
+
+def test_figures_are_reached_from_names_with_spaces(tmp_path: Path) -> None:
+    folder = left_a_page(tmp_path / "my (first) run" / "toy", "toy")
+    for document in (tmp_path / "all of it.md", tmp_path / "docs" / "all of it.md"):
+        assemble([folder], document, title="All", command="segment experiment all")
+        (link,) = re.findall(r"\]\((\S+)\)", document.read_text())
+        assert not set(link) & set(" ()")
+        assert (document.parent / unquote(link)).is_file()
 
 
 def test_a_copied_figure_stays_light_enough_for_a_repository(tmp_path: Path) -> None:
