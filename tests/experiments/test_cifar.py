@@ -216,7 +216,8 @@ def test_fewer_images_than_the_plan_takes_are_refused(shared_data: Path, tmp_pat
     (tmp_path / "weights" / "resnet32_cifar10.safetensors").symlink_to(
         shared_data / "weights" / "resnet32_cifar10.safetensors"
     )
-    for name in ("train1000", "test1000"):
-        np.savez(tmp_path / "cifar10" / f"{name}.npz", images=PIXELS[:10], labels=LABELS[:10])
-    with pytest.raises(WrongUse, match="holds 10 images, and the experiment takes 20"):
-        cifar.run(tmp_path / "out", budget="quick", data=tmp_path, plan=SMALL)
+    for name, count, least in (("train1000", 10, 16), ("test1000", 16, 20)):
+        for each in ("train1000", "test1000"):
+            np.savez(tmp_path / "cifar10" / f"{each}.npz", images=PIXELS[:count], labels=LABELS[:count])
+        with pytest.raises(WrongUse, match=rf"{name}\.npz' holds {count} images, .* takes {least} or more"):
+            cifar.run(tmp_path / "out", budget="quick", data=tmp_path, plan=SMALL)

@@ -12,7 +12,7 @@ from scipy.stats import kstest, kstwobign
 from torch import nn
 
 from segment.draws.minibatches import DrawPlan
-from segment.errors import WeightsRefused
+from segment.errors import WeightsRefused, WrongUse
 from segment.experiments.theory import experiment as theory
 from segment.experiments.theory.experiment import TheoryPlan
 from segment.experiments.theory.statistics import (
@@ -44,6 +44,17 @@ def test_missing_weights_are_named_before_the_training(shared_data: Path, tmp_pa
     with pytest.raises(WeightsRefused, match="--data DIR"):
         theory.run(tmp_path / "out", budget="quick", data=tmp_path, plan=SMALL, progress=messages.append)
     assert messages == []
+
+
+@pytest.mark.parametrize("rows", [64, 30])
+def test_rows_that_a_mini_batch_could_hold_all_are_refused(rows: int, shared_data: Path, tmp_path: Path) -> None:
+    for folder in ("cifar10", "weights"):
+        (tmp_path / folder).symlink_to(shared_data / folder)
+    lines = (shared_data / "uci" / "concrete.csv").read_text().splitlines()
+    (tmp_path / "uci").mkdir()
+    (tmp_path / "uci" / "concrete.csv").write_text("\n".join(lines[: rows + 1]))
+    with pytest.raises(WrongUse, match=f"concrete has {rows} rows or images; mini-batches of 64 take more"):
+        theory.run(tmp_path / "out", budget="quick", data=tmp_path, plan=SMALL)
 
 
 def bare(channels: int) -> nn.Sequential:

@@ -96,10 +96,13 @@ def run(
     network = drawn_network(data)
     train, _ = read_images(data, "train1000")
     pixels, labels = read_images(data, "test1000")
-    if len(labels) < plan.images:
-        raise WrongUse(
-            f"{data / 'cifar10' / 'test1000.npz'} holds {len(labels)} images, and the experiment takes {plan.images}."
-        )
+    for name, count, least in (
+        ("train1000", len(train), max(plan.banks)),
+        ("test1000", len(labels), plan.images),
+    ):
+        if count < least:
+            path = data / "cifar10" / f"{name}.npz"
+            raise WrongUse(f"{str(path)!r} holds {count} images, and the experiment takes {least} or more.")
     chosen = np.arange(0, len(labels), len(labels) // plan.images)[: plan.images]  # the file is sorted by class
     images, labels = normalised(pixels[chosen]), labels[chosen]
     inputs = hashlib.sha256(file_bytes(weights_in(data, WEIGHTS)))

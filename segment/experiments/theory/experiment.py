@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segment.draws.minibatches import DrawPlan
+from segment.errors import WrongUse
 from segment.experiments.reporting import (
     Budget,
     Progress,
@@ -42,6 +43,7 @@ from segment.experiments.theory.verdicts import (
     papers_verdict,
     spread_of,
 )
+from segment.experiments.uci.data import read_table
 from segment.files.writing import check_writable
 
 
@@ -77,6 +79,7 @@ def run(
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
     first = pixels_first(data)  # its files are missed before the training
+    _check_rows({SET: read_table(data, SET).rows, "cifar10/train1000.npz": len(first[1])}, most=max(plan.batches))
     say(f"theory: training on {SET}")
     networks, x, tau = trained(data, count=plan.networks, epochs=plan.epochs, seed=seed)
     network = networks[0]
@@ -121,6 +124,12 @@ def run(
         },
     )
     return verdicts
+
+
+def _check_rows(counts: Mapping[str, int], *, most: int) -> None:
+    for name, count in counts.items():
+        if count <= most:  # a mini-batch of all rows does not vary
+            raise WrongUse(f"{name} has {count} rows or images; mini-batches of {most} take more of them.")
 
 
 PLOTS = "![Quantiles](theory.png)\n\n![Distances](theory_distance.png)"
