@@ -34,6 +34,14 @@ MODULES = {
     "cost": "cost.experiment",
 }
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
+FOLDERS = {
+    "uci": ("uci",),
+    "uncertainty-error": ("uci",),
+    "cifar": ("cifar10",),
+    "segmentation": ("camvid",),
+    "theory": ("uci", "cifar10"),
+}
+"""Of the data, those that an experiment reads, beside weights."""
 BY_SPLITS = ("uci", "uncertainty-error")
 INDEX = "index.md"
 TITLE = "The paper's results, rebuilt"
@@ -124,9 +132,18 @@ def run_all(
     progress: Progress | None = None,
     names: Sequence[str] = tuple(MODULES),
 ) -> list[Verdict]:
-    """Each experiment in a folder of its name below `out`, and `index.md` with all verdicts, tables and figures."""
+    """Each experiment in a folder of its name below `out`, and `index.md` with all verdicts, tables and figures.
+
+    Errors: those of `run_experiment`; WrongUse for a folder of data that any of them lacks, before the first one.
+    """
     if not data.is_dir():
         raise WrongUse(f"The experiments' data is not at {str(data)!r}; name its folder with --data DIR.")
+    read = dict.fromkeys(folder for name in names for folder in FOLDERS.get(name, ()))
+    if lacking := [f"{folder}/" for folder in read if not (data / folder).is_dir()]:
+        raise WrongUse(
+            f"The experiments' data at {str(data)!r} lacks {', '.join(lacking)}; name another folder with --data DIR, "
+            "or run the other experiments one by one."
+        )
     verdicts: list[Verdict] = []
     with sole_writer(out):
         for name in names:

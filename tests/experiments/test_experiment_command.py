@@ -74,6 +74,15 @@ def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch:
         assert (tmp_path / "out" / link).is_file()
 
 
+def test_all_names_the_data_that_a_later_experiment_lacks_before_the_first_one(tmp_path: Path) -> None:
+    (tmp_path / "data" / "uci").mkdir(parents=True)
+    ended = segment("experiment", "all", "-o", tmp_path / "out", "--data", tmp_path / "data", "-v")
+    assert ended.code == 2
+    assert "lacks cifar10/, camvid/; name another folder with --data DIR" in ended.error
+    assert "toy" not in ended.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_report_takes_each_experiment_from_the_first_folder_that_holds_it(tmp_path: Path) -> None:
     for folder, seed in (("first", 1), ("second", 2)):
         segment("experiment", "toy", "-o", tmp_path / folder / "toy", "--seed", seed)
