@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.estimation.estimator import Estimator
+from segment.files.runs.manifest import MANIFEST, SHARDS
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles
 from segment.files.writing import write_png
@@ -222,6 +224,37 @@ def test_rasters_and_a_run_on_a_store_leave_the_bytes_of_those_here(
         there = server.files("bucket", "run/")
     assert again.groups
     assert without_places(there, hashes=False) == without_places(tmp_path / "here", hashes=False)
+
+
+def test_hidden_folders_of_a_run_that_was_removed_are_not_taken_for_those_of_the_next(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path
+) -> None:
+    model, bank = network
+    predict(model, images, bank, tmp_path / "here", PLAN)
+    other = random_bank(bn_network_of(model), 4, seed=1)
+    predict(model, images, other, tmp_path / "other", PLAN)
+
+    def kill(run: str | Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, images, other, run, PLAN, runner=Counted(end=2))
+
+    shard = f"{SHARDS}/host-1-a.jsonl", (tmp_path / "other" / MANIFEST).read_bytes()
+    run = tmp_path / "there"
+    kill(run)
+    (run / SHARDS).mkdir()
+    (run / shard[0]).write_bytes(shard[1])
+    subprocess.run(["/bin/sh", "-c", "rm -rf *"], cwd=run, check=True)
+    assert {path.name for path in run.iterdir()} >= {WINDOWS, SHARDS}
+    predict(model, images, bank, run, PLAN, resume=True)
+    assert without_times(run) == without_times(tmp_path / "here")
+    assert not {WINDOWS, SHARDS} & {path.name for path in run.iterdir()}
+    with s3_server() as server:
+        kill("s3://bucket/run")
+        server.put("bucket", f"run/{shard[0]}", shard[1])
+        for name in [name for name in server.files("bucket", "run/") if not name.startswith(".")]:
+            server.client().delete_object(Bucket="bucket", Key=f"run/{name}")
+        predict(model, images, bank, "s3://bucket/run", PLAN)
+        assert without_times(server.files("bucket", "run/")) == without_times(tmp_path / "here")
 
 
 def test_a_window_that_fails_makes_its_image_a_failed_line_and_the_rest_is_kept(

@@ -136,6 +136,12 @@ class Delivery:
         remove([self.url / name for name in gone])
         self._there.difference_update(gone)
 
+    def discard_folders(self, *folders: str) -> None:
+        """Take all files of the run in some of its folders away there. Errors: those of a store."""
+        gone = {name for name in self._there if name.split("/")[0] in folders}
+        remove([self.url / name for name in gone])
+        self._there -= gone
+
     def deliver_lines(self) -> None:
         """Have the whole manifest on the store, in place of the shards that it holds. Errors: those of a store."""
         self.settle()

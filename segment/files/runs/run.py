@@ -6,6 +6,7 @@ Must not know how an image is predicted.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +20,11 @@ from segment.files.reading import as_json_values, read_json
 from segment.files.runs.computation import PROBES, probes_of, refuse_other_computation
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
-from segment.files.runs.manifest import MADE_AGAIN, MANIFEST, Entry, Lines, read_manifest
-from segment.files.runs.places import OF_ALL_IMAGES, RECORD, REMOVED, SOURCES, WORKING_FOLDER, RunPlaces
+from segment.files.runs.manifest import MADE_AGAIN, MANIFEST, SHARDS, Entry, Lines, read_manifest
+from segment.files.runs.places import OF_ALL_IMAGES, RECORD, REMOVED, SOURCES, WINDOWS, WORKING_FOLDER, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.versions import warn_of_other_versions
-from segment.files.writing import discard, write_json
+from segment.files.writing import discard, unwritable, write_json
 from segment.images.contents.hashes import (
     files_beside,
     sha256_of,
@@ -120,6 +121,7 @@ class Run(RunPlaces):
                 record[PROBES] = probes_of(networks, probe)
             run = cls(folder, record, lines, sources, lock, delivery)
             if not begun:  # finds out now whether the folder can be written; one that goes on may yet be refused
+                run._forget_earlier_work()  # before there is a record that it could be taken to belong to
                 run.note()
             remove_parts(folder)
             if delivery is not None:
@@ -131,6 +133,18 @@ class Run(RunPlaces):
             if delivery is not None:
                 remove_scratch(folder)
             raise
+
+    def _forget_earlier_work(self) -> None:
+        """Take away what a run that was removed left in hidden folders: it may be of other settings."""
+        if self._delivery is not None:
+            self._delivery.discard_folders(SHARDS, WINDOWS)
+        for name in (SHARDS, WINDOWS):
+            try:
+                shutil.rmtree(self.folder / name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise unwritable(self.folder / name, error) from error
 
     def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Further images of the run; the same under their ids in it."""
