@@ -26,6 +26,7 @@ from torch import Tensor
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.estimation.estimator import Estimator
+from segment.files.runs.delivery import Delivery
 from segment.files.runs.manifest import MANIFEST, SHARDS
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles
@@ -224,6 +225,30 @@ def test_rasters_and_a_run_on_a_store_leave_the_bytes_of_those_here(
         there = server.files("bucket", "run/")
     assert again.groups
     assert without_places(there, hashes=False) == without_places(tmp_path / "here", hashes=False)
+
+
+def test_lines_on_a_store_outlive_a_second_ctrl_c(
+    network: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    class Ended(Pickling):
+        def __call__(self, worker: Any, units: Sequence[Any]) -> None:
+            super().__call__(worker, units[:2])
+            patched.setattr(Delivery, "bring", interrupt)  # the second one, while the lines are brought
+            raise KeyboardInterrupt
+
+    images = photographs(tmp_path / "images", 4, 64, 64)
+    with s3_server() as server:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            predict(network[0], images, network[1], "s3://bucket/run", PLAN, runner=Ended())
+        assert len([name for name in server.files("bucket", "run/") if name.startswith(SHARDS)]) == 2
+        begun = len(server.requests)
+        predict(network[0], images, network[1], "s3://bucket/run", PLAN, resume=True)
+        written = {path for method, path in server.requests[begun:] if method == "PUT" and path.endswith(".npz")}
+        assert written == {"/bucket/run/002/maps.npz", "/bucket/run/003/maps.npz"}
+        assert not [name for name in server.files("bucket", "run/") if name.startswith(SHARDS)]
 
 
 def test_hidden_folders_of_a_run_that_was_removed_are_not_taken_for_those_of_the_next(

@@ -146,10 +146,15 @@ class Delivery:
         """Have the whole manifest on the store, in place of the shards that it holds. Errors: those of a store."""
         self.settle()
         self.deliver([MANIFEST])
-        merged = [name for name in list(self._there) if name.startswith(f"{SHARDS}/")]
+        merged = [name for name in self._there if self._is_merged(name)]
         remove([self.url / name for name in {*merged, *self._sent}])
         self._there.difference_update(merged)
         self._sent.clear()
+
+    def _is_merged(self, name: str) -> bool:
+        """Whether it is a shard that was brought here, and whose lines are in the manifest: it is gone here then."""
+        brought = name.startswith(f"{SHARDS}/") and name in self._delivered
+        return brought and not (self.folder / name).exists()
 
     def end(self) -> None:
         """Have all files on the store, and the folder here taken away. Errors: those of a store."""
