@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from segment.errors import WrongUse, imported, one_line
+from segment.errors import WrongUse, error_message, imported, one_line
 from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
 
@@ -127,7 +127,7 @@ class RowActor:
             outcome.part = self._worker.take_part()
         except Exception as error:  # whatever ends the job there ends it here
             error.add_note(traceback.format_exc())
-            outcome.error = _without_causes(error)
+            outcome.error = _sendable(error)
         outcome.records, self._records.kept = self._records.kept, []
         return outcome
 
@@ -321,4 +321,14 @@ def shares(cores: Sequence[int], threads: int, actors: int | None) -> tuple[int,
 def _without_causes(error: BaseException) -> BaseException:
     """The error without the traceback and the errors behind it, which may not be picklable."""
     error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+    error = error.with_traceback(None)
+    try:
+        same = str(pickle.loads(pickle.dumps(error))) == str(error)
+    except Exception:  # a class of anybody's, with a constructor or a value of its own
+        same = False
+    if same:
+        return error
+    in_words = RuntimeError(error_message(error))
+    for note in getattr(error, "__notes__", ()):
+        in_words.add_note(note)
+    return in_words

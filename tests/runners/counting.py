@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,10 +17,17 @@ from segment.errors import OutOfMemory
 log = logging.getLogger("segment.tests.counting")
 
 Unit = tuple[str, str]
-"""What is done ("", "wait", "meet 2", "end", "end once", "refuse", "mistake", "warn"), and its name."""
+"""What is done ("", "wait", "meet 2", "end", "end once", "refuse", "mistake", "own", "held", "warn"), and its name."""
 
 MEETING = 120
 """Seconds that a unit waits for other processes at most: on a busy machine one starts long after another."""
+
+
+class OwnError(Exception):
+    """An error of somebody's network, whose constructor takes more than its message."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(f"{name} has code {code}")
 
 
 @dataclass
@@ -52,6 +60,12 @@ class Counting:
                 raise OutOfMemory(f"{name} does not fit.")
             if kind == "mistake":
                 raise AttributeError(name)
+            if kind == "own":
+                raise OwnError(name, 3)
+            if kind == "held":
+                held = OSError(f"{name} is held")
+                held.lock = threading.Lock()  # type: ignore[attr-defined]
+                raise held
             if kind == "warn":
                 log.warning("%s is odd", name)
             if kind == "wait":

@@ -69,7 +69,10 @@ def test_a_process_that_ends_loses_no_unit_and_one_that_always_ends_it_is_record
     assert "each time" in worker.failed["kills every process"]
 
 
-@pytest.mark.parametrize(("kind", "error"), [("refuse", OutOfMemory), ("mistake", AttributeError)])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("refuse", OutOfMemory), ("mistake", AttributeError), ("own", RuntimeError), ("held", RuntimeError)],
+)
 def test_what_ends_the_work_elsewhere_ends_it_here(
     kind: str, error: type[Exception], runner: Runner, tmp_path: Path
 ) -> None:
