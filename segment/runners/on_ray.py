@@ -7,6 +7,7 @@ it has done. Ray starts an actor that has ended again, and gives its rows to oth
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import traceback
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from segment.errors import WrongUse, error_message, imported, one_line
+from segment.runners.cores import most_together, shares
 from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
 
@@ -192,7 +194,7 @@ class RayRunner:
             if not gpus:
                 raise WrongUse("No machine of this Ray has a GPU: take --device cpu.")
             self.actors = self._asked or max(1, int(gpus / (self._gpus or 1)))
-            self._gpus = self._gpus or min(1.0, gpus / self.actors)
+            self._gpus = self._gpus or 1 / max(1, math.ceil(self.actors / gpus))
         return self
 
     def _connect(self) -> None:
@@ -216,7 +218,9 @@ class RayRunner:
 
     @property
     def processes(self) -> int:
-        return -(-self.actors // len(self._cores))
+        if self._device == "cuda":
+            return max(1, min(self.actors, int(1 / (self._gpus or 1) + 1e-6)))
+        return most_together(self._cores, self.actors, self._cpus)
 
     @property
     def workers(self) -> int:
@@ -302,24 +306,9 @@ class RayRunner:
                     raise error
 
 
-def shares(cores: Sequence[int], threads: int, actors: int | None) -> tuple[int, float]:
-    """Actors, and the cores of each: as many as it has threads, fewer where not all would find a place.
-
-    cores: of each machine. actors: as asked; None: as many as have their threads
-
-    >>> shares([16, 16], 4, None), shares([16, 4], 8, None), shares([2], 2, 2), shares([2], 1, 4)
-    ((8, 4.0), (2, 8.0), (2, 1.0), (4, 0.5))
-    """
-    each = min(threads, max(cores))
-    while actors is not None and each > 1 and sum(count // each for count in cores) < actors:
-        each -= 1
-    places = sum(count // each for count in cores)
-    wanted = actors or places
-    return wanted, float(each) if wanted <= places else places / wanted
-
-
-def _without_causes(error: BaseException) -> BaseException:
-    """The error without the traceback and the errors behind it, which may not be picklable."""
+def _sendable(error: Exception) -> Exception:
+    """The error without its traceback and the errors behind it; in words where it does not outlive a pickle."""
+    pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
     error.__cause__ = error.__context__ = None
     error = error.with_traceback(None)
     try:

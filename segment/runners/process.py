@@ -71,7 +71,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def memory_for(runner: Runner, memory: Memory, device: torch.device) -> Memory:
-    """The budget of each process of a runner: as asked; else those of a machine share what is free there."""
+    """The budget of each process of a runner: as asked; else those of a machine, or of a GPU, share what is free."""
     if memory is not None or runner.processes == 1:
         return memory
     return MemoryBudget(memory_budget(None, device).free // runner.processes)

@@ -63,7 +63,7 @@ class Runner(Protocol):
 
     @property
     def processes(self) -> int:
-        """Processes that share the memory of a machine."""
+        """Processes that share the memory of a machine, or of a GPU where they compute on one."""
         ...
 
     @property

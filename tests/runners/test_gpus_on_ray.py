@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
 from segment.cli.running import VISIBLE
 from segment.runners.on_ray import RayRunner
+from segment.runners.process import memory_for
 from segment.runners.quiet import QUIET
 
 
@@ -81,3 +83,13 @@ def test_each_process_sees_one_gpu_of_those_that_the_command_may_take(two_gpus: 
         runner(worker, range(20))
     assert set(worker.seen.gpus) == {"4", "6"}
     assert sum(worker.seen.gpus.values()) == 20
+
+
+def test_processes_share_the_memory_of_a_gpu_only_where_they_share_the_gpu(two_gpus: None) -> None:
+    cuda = torch.device("cuda")
+    with RayRunner(device="cuda") as runner:
+        assert runner.processes == 1
+        assert memory_for(runner, None, cuda) is None  # each has what is free of its own
+    for actors, gpus in (None, 0.5), (3, None):  # of three, two share a GPU
+        with RayRunner(actors, gpus=gpus, device="cuda") as runner:
+            assert runner.processes == 2
