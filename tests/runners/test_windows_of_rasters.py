@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
+from segment.errors import ImageUnreadable
 from segment.estimation.estimator import Estimator
 from segment.files.runs.delivery import Delivery
 from segment.files.runs.manifest import MANIFEST, SHARDS
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles
-from segment.files.writing import write_png
+from segment.files.writing import write_bytes, write_png
 from segment.images import windowed
+from segment.images.formats import raster_windows
+from segment.jobs.evaluate import EvaluatePlan, evaluate_into
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.prediction.window_worker import Unit
@@ -280,6 +286,43 @@ def test_hidden_folders_of_a_run_that_was_removed_are_not_taken_for_those_of_the
             server.client().delete_object(Bucket="bucket", Key=f"run/{name}")
         predict(model, images, bank, "s3://bucket/run", PLAN)
         assert without_times(server.files("bucket", "run/")) == without_times(tmp_path / "here")
+
+
+def test_a_raster_that_is_replaced_between_its_windows_is_no_result(
+    network: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene(tmp_path / "images" / "a.tif")
+    scene(tmp_path / "other" / "a.tif", seed=5)
+    raster, other = tmp_path / "images" / "a.tif", (tmp_path / "other" / "a.tif").read_bytes()
+    write_png(tmp_path / "labels" / "a.png", np.zeros(SIZE, np.uint8))
+    read, reads = raster_windows.window_of, list[Path]()
+
+    def replaced_at(number: int, replace: Callable[[], object]) -> None:
+        reads.clear()
+
+        def window_of(path: Path, *spans: Any) -> Any:
+            reads.append(path)
+            if len(reads) == number:
+                replace()
+            return read(path, *spans)
+
+        monkeypatch.setattr(windowed, "window_of", window_of)
+
+    replaced_at(4, partial(write_bytes, raster, other))
+    here = predict(*network_and(network, raster.parent), tmp_path / "here", PLAN)
+    assert "was changed while its windows were estimated" in here.failed["a"]
+    assert not (tmp_path / "here" / "a").exists()
+    assert predict(*network_and(network, raster.parent), tmp_path / "here", PLAN, resume=True).done == 1
+    scene(raster)
+    with s3_server() as server:
+        server.put("bucket", "images/a.tif", raster.read_bytes())
+        replaced_at(4, partial(server.put, "bucket", "images/a.tif", other))
+        there = predict(network[0], "s3://bucket/images", network[1], tmp_path / "there", PLAN)
+    assert "was changed" in there.failed["a"]
+    replaced_at(3, partial(write_bytes, raster, other))
+    labels, plan = Labels(raster.parent, tmp_path / "labels"), EvaluatePlan(methods=MethodPlan(measures=("variance",)))
+    with pytest.raises(ImageUnreadable, match="was changed while its windows"):
+        evaluate_into(network[0], labels, tmp_path / "scores", banks=[network[1]], plan=plan)
 
 
 def test_a_window_that_fails_makes_its_image_a_failed_line_and_the_rest_is_kept(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -32,7 +33,7 @@ from segment.images.prepare import Normalised
 from segment.images.read import size_of
 from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
-from segment.jobs.labelled.labels import Labelled, read_labelled
+from segment.jobs.labelled.labels import Labelled, contents_of, read_labelled
 from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
@@ -270,6 +271,9 @@ class Scoring(Counted):
             self._count(item, estimates)
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
+        if not isinstance(item.image, np.ndarray | Tensor) and contents_of(item.source) != item.contents:
+            self._fail(item.source, "it was changed while its windows were estimated; --resume tries it again")
+            return
         differ, group = 0, None if self.groups is None else self.groups[item.source.id]
         for number, (name, estimate) in enumerate(estimates.items()):
             begun = time.perf_counter()

@@ -23,7 +23,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.failures import IMAGE_ERRORS, estimates_or_reasons, reason_of
 from segment.files.runs.manifest import LABEL, Entry
 from segment.files.runs.places import RunPlaces
-from segment.files.writing import unwritable
+from segment.files.writing import discard, unwritable
 from segment.images.contents.copied import by_ranges, image_here
 from segment.images.contents.hashes import content_of, sha256_of_beside, sha256_of_mask
 from segment.images.display import Display, picture_of
@@ -42,6 +42,9 @@ from segment.scores.functional.expected import EXPECTED, expected_numbers
 from segment.uncertainty.class_sums import class_sums
 
 log = logging.getLogger(__name__)
+
+CHANGED = "it was changed while its windows were estimated; --resume begins it again"
+"""Why a raster has failed whose windows are not all of one content."""
 
 NOTHING = np.empty((0, 0, 3), np.uint8)
 """The pixels of an image that could not be read."""
@@ -70,6 +73,16 @@ class ImageRead:
     def size(self) -> tuple[int, int]:
         """H and W; 0 without an image."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    def is_outdated(self) -> bool:
+        """Whether its windows may be of another content than the first ones: its file is another now."""
+        if self.error or isinstance(self.pixels, np.ndarray):
+            return False
+        content = content_of(self.source)
+        if not any(content):  # it was taken away: what was read before is whole
+            return False
+        beside = sha256_of_beside(self.source.path, self.source.mask)
+        return (*content, beside) != (self.sha256, self.version, self.beside_sha256)
 
 
 @dataclass(frozen=True)
@@ -182,6 +195,9 @@ class ImagePredictor:
             row = thumbnails(result, truth, alone=alone) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
             return failed(image.source, f"its pictures: {reason_of(error)}", image.sha256, seconds)
+        if image.is_outdated():
+            discard((self.run.folder / name for name in files), self.run.folder)
+            return failed(image.source, CHANGED, image.sha256, seconds)
         entry = Entry(
             id=id,
             source=str(image.source.path),

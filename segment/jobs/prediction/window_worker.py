@@ -25,7 +25,7 @@ from segment.files.writing import unwritable
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.windowed import windowed
-from segment.jobs.prediction.images import failed
+from segment.jobs.prediction.images import CHANGED, failed
 from segment.jobs.prediction.loop import PredictLoop, PredictPart
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class WindowLoop:
         if image.error:
             estimate = image.error
         elif (image.sha256, image.version, image.beside_sha256) != raster.content:
-            estimate = "it was changed while its windows were estimated; --resume begins it again"
+            estimate = CHANGED
         else:
             (estimate,) = estimates_or_reasons([raster], make)
         seconds = time.perf_counter() - begun + (0.0 if isinstance(estimate, str) else estimate.seconds)
