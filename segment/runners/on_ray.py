@@ -63,9 +63,12 @@ class RowOutcome:
     records: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
 
     def merge(self, other: RowOutcome) -> None:
+        """Add other rows; not those beside one that is counted here already: they are missing, and done again."""
+        self.error = self.error or other.error
+        if not set(self.rows).isdisjoint(other.rows):
+            return
         self.rows += other.rows
         self.records += other.records
-        self.error = self.error or other.error
         if self.part is None or other.part is None:
             self.part = self.part or other.part
         else:

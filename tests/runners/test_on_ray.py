@@ -132,8 +132,10 @@ def test_rows_that_come_back_beside_one_that_was_counted_are_done_again(monkeypa
             self.counted.extend(part)
 
     runner = RayRunner.__new__(RayRunner)
-    outcomes = [RowOutcome([0], Part([0])), RowOutcome([0, 1], Part([0, 1])), RowOutcome([2], Part([2]))]
+    twice = RowOutcome([3], Part([3]))
+    twice.merge(RowOutcome([3, 4], Part([3, 4])))  # in a process that merges some before they come back
+    outcomes = [RowOutcome([0], Part([0])), RowOutcome([0, 1], Part([0, 1])), RowOutcome([2], Part([2])), twice]
     monkeypatch.setattr(RayRunner, "_outcomes", lambda *_: iter(outcomes))
     worker: Any = Merging()
-    assert runner._missing(worker, [[0], [1], [2]], None) == [[1]]
-    assert worker.counted == [0, 2]
+    assert runner._missing(worker, [[0], [1], [2], [3], [4]], None) == [[1], [4]]
+    assert worker.counted == [0, 2, 3]
