@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 from segment.errors import WrongUse, error_message, imported, one_line
 from segment.runners.cores import most_together, shares
 from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
@@ -198,6 +200,7 @@ class RayRunner:
                 raise WrongUse("No machine of this Ray has a GPU: take --device cpu.")
             self.actors = self._asked or max(1, int(gpus / (self._gpus or 1)))
             self._gpus = self._gpus or 1 / max(1, math.ceil(self.actors / gpus))
+        self.threads(torch.get_num_threads())  # `processes` is asked for before anything is run
         return self
 
     def _connect(self) -> None:

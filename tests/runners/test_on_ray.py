@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from counting import Counting, Unit
 
 import segment
 from segment.errors import MissingExtra, OutOfMemory, WrongUse
 from segment.runners.on_ray import RayRunner, RowOutcome
+from segment.runners.process import memory_for, torch_threads
 from segment.runners.runner import LOCAL, Runner
 
 
@@ -93,6 +95,9 @@ def test_a_worker_that_cannot_be_sent_is_refused(runner: Runner, tmp_path: Path)
 
 
 def test_actors_and_their_threads_fill_the_cores(ray: Any, tmp_path: Path) -> None:
+    with torch_threads(1), RayRunner() as runner:
+        assert runner.processes == 2, "also before threads are asked for"
+        assert memory_for(runner, None, torch.device("cpu")) is not None
     with RayRunner() as runner:
         assert (runner.threads(1), runner.processes) == (1, 2)
         assert (runner.threads(2), runner.processes) == (2, 1)
