@@ -26,18 +26,32 @@ PACKAGES = (
 
 def warn_of_other_versions(place: Path, there: Mapping[str, str]) -> None:
     """Name the versions that a run which goes on was begun with, where they are others. there: as `versions` gave."""
-    now = versions() if there else {}  # a run that was stopped early names none
-    others = [
-        f"{name} {there.get(name, 'was missing')} (now {now.get(name, 'missing')})"
-        for name in {**there, **now}
-        if there.get(name) != now.get(name)
-    ]
-    if others:
+    if there and (others := _others(there, "now")):  # a run that was stopped early names none
         log.warning(
             "%s was begun with other versions: %s. Images that are made now may differ from those there.",
             in_text(place),
             ", ".join(others),
         )
+
+
+def warn_of_versions_here(there: Mapping[str, str]) -> None:
+    """Name the versions that the command of this worker runs with, where they are others. there: as `versions` gave."""
+    if others := _others(there, "there"):
+        log.warning(
+            "A worker on %s has other versions than the command: %s. Images that it makes may differ from the others.",
+            platform.node(),
+            ", ".join(others),
+        )
+
+
+def _others(given: Mapping[str, str], here: str) -> list[str]:
+    """Packages of other versions than were given. here: what says where this is."""
+    now = versions()
+    return [
+        f"{name} {given.get(name, 'was missing')} ({here} {now.get(name, 'missing')})"
+        for name in {**given, **now}
+        if given.get(name) != now.get(name)
+    ]
 
 
 def versions() -> dict[str, str]:

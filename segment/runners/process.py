@@ -6,7 +6,7 @@ Must not know what it computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from segment.errors import WrongUse
 from segment.estimation.memory_budget import Memory, MemoryBudget, keep_freed_pages, memory_budget
+from segment.files.versions import versions, warn_of_versions_here
 from segment.images.isolation import isolate, isolating
 from segment.images.limits import asked, set_most_pixels
 from segment.runners.runner import Runner
@@ -25,13 +26,14 @@ from segment.stores.urls import is_url
 class ProcessSettings:
     """folder: that relative paths are of; None: there are none. threads: of torch.
 
-    most_pixels, isolate: as `--max-pixels`, `--isolate`
+    most_pixels, isolate: as `--max-pixels`, `--isolate`. versions: of the software, as `files.versions` gives them
     """
 
     folder: str | None
     threads: int
     most_pixels: int | None
     isolate: bool
+    versions: Mapping[str, str]
 
     @classmethod
     def here(cls, threads: int, paths: Sequence[Path]) -> ProcessSettings:
@@ -40,7 +42,7 @@ class ProcessSettings:
         paths: what the other process reads and writes; without any it may be anything
         """
         folder = None if paths and all(map(is_url, paths)) else str(Path.cwd())
-        return cls(folder, threads, asked(), isolating())
+        return cls(folder, threads, asked(), isolating(), versions())
 
     def apply(self) -> None:
         """Set them in this process. Errors: WrongUse where the folder is not on this machine."""
@@ -52,6 +54,7 @@ class ProcessSettings:
                 f"A worker on another machine does not see the folder {self.folder!r} ({error.strerror}). Start the "
                 "command in a folder that all machines share, or read and write URLs of a store."
             ) from error
+        warn_of_versions_here(self.versions)
         torch.set_num_threads(self.threads)
         keep_freed_pages()
         set_most_pixels(self.most_pixels)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from counting import Counting, Unit
 import segment
 from segment.errors import MissingExtra, OutOfMemory, WrongUse
 from segment.runners.on_ray import RayRunner, RowOutcome
-from segment.runners.process import memory_for, torch_threads
+from segment.runners.process import ProcessSettings, memory_for, torch_threads
 from segment.runners.runner import LOCAL, Runner
 
 
@@ -144,3 +145,11 @@ def test_rows_that_come_back_beside_one_that_was_counted_are_done_again(monkeypa
     worker: Any = Merging()
     assert runner._missing(worker, [[0], [1], [2], [3], [4]], None) == [[1], [4]]
     assert worker.counted == [0, 2, 3]
+
+
+def test_a_worker_of_other_versions_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    settings = ProcessSettings.here(torch.get_num_threads(), [])
+    settings.apply()
+    assert caplog.records == []
+    replace(settings, versions={**settings.versions, "torch": "1.0"}).apply()
+    assert "has other versions than the command: torch 1.0 (there " in caplog.text
