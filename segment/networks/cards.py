@@ -17,7 +17,7 @@ from segment.axes import Head, size_text
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
-from segment.networks.building.smp import timm_numbers, trained_head
+from segment.networks.building.smp import pretrained_numbers, trained_head
 from segment.networks.building.uris import parse_uri
 from segment.networks.card_file import CardFile, card_error_messages
 from segment.safe_yaml import read_yaml
@@ -171,7 +171,7 @@ def default_card(uri: str) -> Card:
     mean: tuple[float, ...] = IMAGENET_MEAN if usual and channels == "RGB" else ()
     std: tuple[float, ...] = IMAGENET_STD if mean else ()
     assumed = parsed.scheme == "py" or (usual and channels != "RGB")  # ImageNet's numbers are for three channels
-    numbers = timm_numbers(parsed) if mean and parsed.scheme in ("smp", "smp-dir") else None
+    numbers = pretrained_numbers(parsed) if mean and parsed.scheme in ("smp", "smp-dir") else None
     if numbers is not None and numbers != (mean, std):
         (mean, std), assumed = numbers, True  # whoever trained it may have taken ImageNet's numbers all the same
     stride = {"smp": 32, "smp-dir": 32, "hf": 32, "segment": 8}.get(parsed.scheme, 1)

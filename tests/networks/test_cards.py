@@ -316,11 +316,26 @@ def test_bands_of_smp_are_divided_by_255_with_a_warning(
     assert ("how the images of" in caplog.text) == (count != 3)
 
 
-@pytest.mark.parametrize(("encoder", "mean"), [("tu-xception65", 0.5), ("tu-resnet18", 0.485), ("tu-nowhere", 0.485)])
-def test_an_encoder_of_timm_has_timms_numbers_with_a_warning_where_they_are_not_imagenets(
+@pytest.mark.parametrize(
+    ("encoder", "mean"),
+    [
+        ("tu-xception65", 0.5),
+        ("tu-resnet18", 0.485),
+        ("tu-nowhere", 0.485),
+        ("timm-mobilenetv3_large_100", 0.5),
+        ("timm-tf_efficientnet_lite0", 0.5),
+        ("timm-efficientnet-b0", 0.485),
+        ("timm-efficientnet-b0&encoder_weights=advprop", 0.5),
+        ("xception", 0.5),
+        ("inceptionresnetv2", 0.5),
+        ("dpn68b", 124 / 255),
+        ("densenet121", 0.485),
+    ],
+)
+def test_an_encoder_has_the_numbers_of_its_pretraining_with_a_warning_where_they_are_not_imagenets(
     encoder: str, mean: float, tmp_path: Path
 ) -> None:
     card = default_card(f"smp:Unet?encoder={encoder}&classes=2")
-    assert (card.input.mean[0], card.assumed) == (mean, mean == 0.5)
+    assert (card.input.mean[0], card.assumed) == (mean, mean != 0.485)
     stated = read_card(written(tmp_path, {"network": card.network, "input": {"mean": [0.1] * 3, "std": [0.2] * 3}}))
     assert (stated.input.mean, stated.assumed) == ((0.1,) * 3, False)

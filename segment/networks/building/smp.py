@@ -25,6 +25,8 @@ _IN_URI = {"encoder_name": "encoder"}
 CONFIG = "config.json"
 MULTICLASS = ("softmax", "softmax2d", "logsoftmax")
 """smp's names of activations over all classes."""
+OWN_NUMBERS = {"dpn": "dpn68", "inception": "inception_v4", "xception": "legacy_xception"}
+"""Start of the names of smp's own encoders whose mean and std are not ImageNet's -> timm's encoder with the same."""
 
 
 def smp_network(parsed: Uri) -> nn.Module:
@@ -53,18 +55,29 @@ def trained_head(parsed: Uri) -> Head | None:
     return "softmax" if activation in MULTICLASS else None
 
 
-def timm_numbers(parsed: Uri) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std that timm trained the encoder with; None for an encoder of smp's own, or an unknown one."""
-    encoder = str(arguments_of(parsed).get("encoder_name", ""))
-    if not encoder.startswith("tu-"):
+def pretrained_numbers(parsed: Uri) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std by which the encoder was pretrained, as timm states them; None: ImageNet's, or not known."""
+    arguments = arguments_of(parsed)
+    name = _name_in_timm(str(arguments.get("encoder_name", "")), arguments.get("encoder_weights"))
+    if not name:
         return None
     import timm
 
     try:
-        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        config = timm.get_pretrained_cfg(name)
     except (RuntimeError, ValueError):  # building it says which are known
         return None
     return None if config is None else (tuple(map(float, config.mean)), tuple(map(float, config.std)))
+
+
+def _name_in_timm(encoder: str, weights: object) -> str:
+    """The name in timm of an encoder, or of one with its mean and std; "" for those of smp that have ImageNet's."""
+    if weights == "advprop":
+        return "tf_efficientnet_b0.ap_in1k"
+    if encoder.startswith(("tu-", "timm-")):
+        name = encoder.removeprefix("tu-").removeprefix("timm-")
+        return f"tf_{name}" if encoder.startswith("timm-mobilenetv3") else name  # as smp itself renames it
+    return next((other for start, other in OWN_NUMBERS.items() if encoder.startswith(start)), "")
 
 
 def _by_name(parsed: Uri) -> nn.Module:
