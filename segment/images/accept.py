@@ -131,9 +131,21 @@ class Accept:
 
     @property
     def file_spec(self) -> InputSpec:
-        """The card's input; with the number of bands that the network takes, where the card's is another."""
-        fits = self._takes_rgb or (not self.spec.colours and self.spec.planes == self.channels)
-        return self.spec if fits else replace(self.spec, channels=self.channels)
+        """The card's input; as many bands as the network takes where nobody stated other channels than RGB.
+
+        Errors: WrongUse where it says other channels, and the network does not take so many.
+        """
+        stated = self.spec.channels
+        if self._takes_rgb or (not self.spec.colours and self.spec.planes == self.channels):
+            return self.spec
+        if stated == "RGB":
+            return replace(self.spec, channels=self.channels)
+        words = ", ".join(stated) if isinstance(stated, tuple) else stated
+        advice = {1: "grey", 3: "RGB` (a grey file is then three equal ones) or `3"}.get(self.channels, self.channels)
+        raise WrongUse(
+            f"The input of {self.name!r} has channels {words}, and the network takes {self.channels}. Say `channels: "
+            f"{advice}`, or name a network that takes {self.spec.planes}."
+        )
 
     @property
     def planes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -409,3 +410,22 @@ def test_a_mean_in_pixel_values_is_refused_where_pixels_are_divided_first(scale:
         InputSpec(scale=scale),
     ):
         assert named("own", fits).card.input == fits
+
+
+@pytest.mark.parametrize(
+    ("stated", "taken", "advice"),
+    [
+        ("grey", 3, "`channels: RGB`"),
+        (4, 3, "`3`"),
+        (("red", "nir"), 4, "`channels: 4`"),
+        ("BGR", 1, "`channels: grey`"),
+    ],
+)
+def test_channels_that_a_card_states_and_the_network_does_not_take_are_refused(
+    stated: Any, taken: int, advice: str
+) -> None:
+    card = Card(name="own", network="", input=InputSpec(channels=stated))
+    network = load_network(Channels(taken), card=card)
+    for use in (lambda: network.input, lambda: network.accept.prepared(np.zeros((*SIZE, 3), np.uint8))):
+        with pytest.raises(WrongUse, match=f"^The input of 'own' has channels .*{re.escape(advice)}"):
+            use()
