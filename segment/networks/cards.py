@@ -17,7 +17,7 @@ from segment.axes import Head, size_text
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.building.hf import hf_input
-from segment.networks.building.smp import pretrained_numbers, trained_head
+from segment.networks.building.smp import arguments_of, pretrained_numbers, trained_head
 from segment.networks.building.uris import parse_uri
 from segment.networks.card_file import CardFile, card_error_messages
 from segment.safe_yaml import read_yaml
@@ -166,7 +166,7 @@ def default_card(uri: str) -> Card:
     """
     parsed = parse_uri(uri)
     usual = parsed.scheme in ("smp", "smp-dir", "torchvision", "hf")
-    bands = parsed.arguments.get(IN_CHANNELS, 3) if parsed.scheme == "smp" else 3
+    bands = arguments_of(parsed).get(IN_CHANNELS, 3) if parsed.scheme in ("smp", "smp-dir") else 3
     channels: Channels = bands if isinstance(bands, int) and bands > 0 and bands != 3 else "RGB"
     mean: tuple[float, ...] = IMAGENET_MEAN if usual and channels == "RGB" else ()
     std: tuple[float, ...] = IMAGENET_STD if mean else ()

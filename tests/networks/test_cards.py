@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,13 @@ def test_a_uri_of_other_channels_has_a_card_of_them_without_imagenets_numbers() 
     card = default_card("smp:Unet?in_channels=4")
     assert (card.input.channels, card.input.mean) == (4, ())
     assert default_card("smp:Unet").input.channels == "RGB"
+
+
+def test_a_saved_folder_of_other_channels_has_a_card_of_them_too(tmp_path: Path) -> None:
+    config = {"_model_class": "Unet", "encoder_name": "resnet18", "in_channels": 4, "classes": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    card = default_card(f"smp-dir:{tmp_path}")
+    assert (card.input.channels, card.input.mean, card.assumed) == (4, (), True)
 
 
 def test_a_card_beside_a_uri_has_the_head_and_the_usual_input_that_it_does_not_state() -> None:
