@@ -163,6 +163,30 @@ def test_weights_that_are_not_finite_are_refused_by_name(state: State, value: fl
     assert "'norm.bias' holds values that are not finite" in refusal(tmp_path / "w.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, of sparse and quantised tensors
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda weight: (100 * weight).to(torch.int8), "is int8, as of quantised weights"),
+        (lambda weight: weight.to(torch.complex64), "is complex64"),
+        (lambda weight: weight.to_sparse(), "is stored sparse"),
+        (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is stored sparse or quantised"),
+        (lambda weight: weight.to("meta"), "has a shape and no values"),
+    ],
+)
+def test_weights_that_are_no_plain_numbers_are_refused_by_name(
+    state: State, change: Callable[[Tensor], Tensor], why: str, tmp_path: Path
+) -> None:
+    torch.save(state | {"head.weight": change(state["head.weight"])}, tmp_path / "w.pt")
+    assert f"'head.weight' {why}" in refusal(tmp_path / "w.pt")
+
+
+def test_weights_of_eight_bits_are_read_as_they_are(state: State, tmp_path: Path) -> None:
+    state["head.weight"] = state["head.weight"].to(torch.float8_e4m3fn)
+    torch.save(state, tmp_path / "w.pt")
+    assert_loads(tmp_path / "w.pt", state | {"head.weight": state["head.weight"].float()})
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
 def test_a_file_cut_short_anywhere_is_refused(state: State, name: str, share: float, tmp_path: Path) -> None:

@@ -124,10 +124,8 @@ def load_weights(
         state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     for key, value in state.items():
         fits = key in own and own[key].shape == value.shape  # of a shape that a file only claims, no copy is made
-        if fits and value.is_floating_point() and not value.isfinite().all():
-            raise WeightsRefused(
-                f"Weights {str(path)!r}: {key!r} holds values that are not finite; the file is of no use."
-            )
+        if fits and (why := _unusable(value, own[key])):
+            raise WeightsRefused(f"Weights {str(path)!r}: {key!r} {why}.")
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     extra = [key for key in state if key not in own] if extra_keys == "ignore" else []
     kept = {key: value for key, value in state.items() if key not in extra}
@@ -237,6 +235,20 @@ def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]
             f"alone or under {', '.join(map(repr, WRAPPERS[:4]))}."
         )
     return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}, others + copies
+
+
+def _unusable(value: Tensor, own: Tensor) -> str:
+    """Why the values of a tensor cannot take the place of the network's own; "" where they can."""
+    if value.is_meta:
+        return "has a shape and no values; save the weights after they are loaded"
+    if value.layout != torch.strided or value.is_quantized:
+        return "is stored sparse or quantised; save it as `.to_dense()` or `.dequantize()` gives it"
+    if own.is_floating_point() and own.ndim > 1 and not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"is {kind}, as of quantised weights, whose scale is elsewhere; save it as float32"
+    if value.is_floating_point() and not value.float().isfinite().all():  # torch has no isfinite for 8 bits
+        return "holds values that are not finite; the file is of no use"
+    return ""
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
