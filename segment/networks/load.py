@@ -168,6 +168,8 @@ class Network:
             )
         if drop:
             kept = [index for index in range(given) if index not in drop]
+            if not kept:
+                raise ModelRefused(f"drop_outputs of {self.name!r} drops all {given} outputs; leave some.")
             logits = logits[:, kept]
         self._check_channels(logits.shape[1])
         return logits

@@ -52,7 +52,7 @@ def _item_of(output: Sequence[Any], name: str, outputs: int | None) -> Any:
             "an auxiliary map or features first), name the classes in its card, which takes the only map of so many "
             "channels; or give a module, or a py: factory of one, whose forward returns that map alone.",
             name,
-            ", ".join(str(item.shape[1]) for item in maps),
+            ", ".join(str(int(item.shape[1])) for item in maps),  # in a trace, sizes are tensors
         )
     return first
 

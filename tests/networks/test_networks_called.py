@@ -132,6 +132,15 @@ def test_of_several_maps_the_first_is_taken_with_a_warning(dress: str, caplog: p
     assert (f"{dress} gives" in caplog.text and "and the first is taken" in caplog.text) == SEVERAL[dress][1]
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, of a trace
+def test_the_warning_of_several_maps_counts_them_in_a_trace_too(caplog: pytest.LogCaptureFixture) -> None:
+    network = load_network(Tiny(3, lambda x: (x, x)), card=Card(name="traced", network="py:made:here"))
+    network.module.requires_grad_(False)
+    torch.jit.trace(lambda x: network(x), two_images())
+    assert "traced gives maps of 3, 3 channels" in caplog.text
+    assert "tensor(" not in caplog.text
+
+
 @pytest.mark.parametrize("size", [None, (32, 32)])
 def test_of_several_maps_the_only_one_of_the_cards_classes_is_taken(
     size: tuple[int, int] | None, caplog: pytest.LogCaptureFixture
@@ -222,6 +231,8 @@ def test_dropped_outputs_are_gone_and_the_others_keep_their_order() -> None:
 def test_too_few_outputs_for_the_card_are_refused() -> None:
     with pytest.raises(ModelRefused, match=r"has 3 outputs, 0 to 2; drop_outputs asks for 11"):
         carded(Tiny(3), drop_outputs=(11,))(two_images())
+    with pytest.raises(ModelRefused, match=r"drops all 3 outputs"):
+        carded(Tiny(3), drop_outputs=(0, 1, 2))(two_images())
     with pytest.raises(ModelRefused, match=r"gives 3 outputs for the 4 classes of its card"):
         carded(Tiny(3), classes=("a", "b", "c", "d"))(two_images())
 
