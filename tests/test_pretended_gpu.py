@@ -22,6 +22,7 @@ from segment.draws.identity import network_of_bank
 from segment.errors import WrongUse
 from segment.estimation.precision import choose, resolve_precision
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.prediction import export as exporting
 from segment.networks.load import Network
 from segment.passes.comparison import float32_noise
 from segment.passes.passes import Passes, PassPlan
@@ -159,6 +160,15 @@ def test_openvino_is_refused_on_a_gpu() -> None:
     bank = banks_of("cpu")
     with pretended_gpu(), pytest.raises(WrongUse, match="OpenVINO runs on the processor"):
         segment.MCBN(placed("cuda"), bank, plan=PassPlan(engine="openvino"))
+
+
+def test_a_network_on_a_gpu_is_exported_by_the_processor(tmp_path: Path) -> None:
+    bank = banks_of("cpu")
+    made = mock.Mock(side_effect=WrongUse("as far as this is pretended"))
+    patched = mock.patch.multiple(exporting, pass_graph=made, LARGE=())
+    with pretended_gpu(), patched, pytest.raises(WrongUse, match="as far as this"):
+        segment.export(placed("cuda"), bank, tmp_path / "g.onnx")
+    assert made.call_args.args[0].device == torch.device("cpu")
 
 
 def test_one_gpus_audit_says_nothing_of_another() -> None:

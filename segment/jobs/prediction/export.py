@@ -30,7 +30,7 @@ from segment.graphs.running import RunGraph, in_onnxruntime, in_openvino
 from segment.images.prepare import normalise
 from segment.images.specs import LARGEST, Channels, numbers_of
 from segment.methods.mcbn import mcbn
-from segment.networks.given import network_of
+from segment.networks.given import network_of, on_device
 from segment.networks.load import Network
 from segment.networks.trial_images import noise
 from segment.passes.onnx_pass import pass_graph
@@ -81,7 +81,7 @@ def export(
     """Write a network under the draws of a bank as one graph, after comparing it with the engine at several sizes.
 
     Args:
-        network: What `load_network` gave, on the CPU; a URI, a card, or any torch module with BN.
+        network: What `load_network` gave; a URI, a card, or any torch module with BN. One on a GPU is copied.
         bank: Its bank, or the file of it; a pass is made for each draw, so a distilled one is fastest.
         output: A file .onnx; or .xml, for OpenVINO, beside which the weights are written as .bin.
         mean: As `MCBN` takes it.
@@ -106,7 +106,7 @@ def export(
     openvino = path.suffix == ".xml"
     runtime, extra = ("openvino", "openvino") if openvino else ("onnxruntime", "onnx")
     imported(runtime, extra=extra, what="Exported graphs")
-    network = network_of(network, mean=mean, std=std, channels=channels)
+    network = on_device(network_of(network, mean=mean, std=std, channels=channels), torch.device("cpu"))
     bank = bank_of(bank)
     drawn = network_of_bank(network, bank)
     stride = network.input.stride
