@@ -36,7 +36,7 @@ from segment.networks.building.weights import ExtraKeys, differs_from_card, find
 from segment.networks.cards import UNSTATED, Card, completed, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.devices import device_named
-from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
+from segment.networks.modules import Wrapper, copied, device_of, named_modules, to_eval_mode
 from segment.networks.outputs import logits_of
 from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import Resized
@@ -258,13 +258,14 @@ def load_network(
         module = build(card.network, beside=card.folder)
         if parse_uri(card.network).scheme == "hf":
             card = _card_of(model, given)  # what was loaded with the network may say how its images are prepared
+    own = module.network if isinstance(module, Wrapper) else module  # whose names a file has
     if weights is not None:
-        load_weights(module, weights, prefix=prefix, extra_keys=extra_keys)
+        load_weights(own, weights, prefix=prefix, extra_keys=extra_keys)
         if card.sha256 is not None and (difference := differs_from_card(Path(weights), card.sha256)):
             log.warning("%s: %s", card.name, difference)
     elif card.weights is not None:
         file = find_weights(card.weights)
-        load_weights(module, file, sha256=card.sha256, prefix=prefix, extra_keys=extra_keys)
+        load_weights(own, file, sha256=card.sha256, prefix=prefix, extra_keys=extra_keys)
     elif not isinstance(model, nn.Module) and is_random(card.network):
         log.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)

@@ -76,6 +76,23 @@ def test_a_folder_of_transformers_gives_its_logits_at_the_images_size(segformer:
         torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
 
 
+def test_weights_and_layers_of_transformers_have_the_names_that_they_have_there(
+    segformer: Path, tmp_path: Path
+) -> None:
+    kind: Any = transformers.SegformerForSemanticSegmentation
+    trained = kind.from_pretrained(segformer)
+    with torch.no_grad():
+        trained.decode_head.classifier.bias += 1
+    state = {f"model.{key}": value for key, value in trained.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.ckpt")
+    image = torch.zeros(1, 3, 64, 96)
+    before = load_network(f"hf:{segformer}")
+    after = load_network(f"hf:{segformer}", weights=tmp_path / "w.ckpt")
+    with torch.no_grad():
+        torch.testing.assert_close(after(image), before(image) + 1)
+    assert [layer.name for layer in bn_network_of(after).layers] == ["decode_head.batch_norm"]
+
+
 PREPROCESSORS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "flipped": (
         {"image_processor_type": "MobileViTImageProcessor", "do_rescale": True, "do_flip_channel_order": True},

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from segment.errors import ModelRefused, imported, one_line
 from segment.networks.building.uris import REMOTE_CODE, Uri
+from segment.networks.modules import Wrapper
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ INEXPRESSIBLE = ("do_binarize", "do_color_quantize", "do_grayscale", "do_offset"
 """Steps of image processors that change values in a way that no InputSpec says."""
 
 
-class UpsampledLogits(nn.Module):
+class UpsampledLogits(Wrapper):
     """A network of transformers, whose logits are smaller than the image: upsampled as its family does.
 
     The names of its layers stay.
