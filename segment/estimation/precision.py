@@ -213,10 +213,8 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engi
     if asked == "auto":
         audits = bank.provenance.get("audit", {})
         if engine != "torch" and engine not in audits:
-            return (
-                "fp32",
-                f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
-            )
+            advice = f"fit --engine {engine}" + (", then distill that bank" if bank.distilled else "")
+            return "fp32", f"half precision was not audited for {engine} when the bank was recorded: {advice}"
         chosen, why = choose(audits.get(audit_key(device, engine), {}))
         return ("fp32", NO_BFLOAT16) if lacking and chosen == "bf16" else (chosen, why)
     precision = known_precision(asked)

@@ -38,7 +38,7 @@ from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import FAST, Passes
+from segment.passes.passes import FAST, Engine, Passes
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,12 @@ def distill_bank(
     distilled = distill(drawn, bank, observed, others.targets, head, plan, progress, begun, kept.keep)
     seconds = time.perf_counter() - start
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
-    audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], head)
+    by_openvino = "openvino" in bank.provenance.get("audit", {}) and drawn.device.type == "cpu"
+    engines: tuple[Engine, ...] = ("torch", "openvino") if by_openvino else ("torch",)
+    audits = {
+        audit_key(drawn.device, engine): audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], head, engine=engine)
+        for engine in engines
+    }
     provenance = {
         **{key: value for key, value in bank.provenance.items() if key != RECIPE},
         "draws": draws,
@@ -145,7 +150,7 @@ def distill_bank(
             "seconds": round(seconds, 1),
         },
         "versions": versions(),
-        "audit": {audit_key(drawn.device, "torch"): audited},
+        "audit": audits,
     }
     made = identified(network, drawn, replace(distilled.bank, provenance=provenance))
     if output is not None:

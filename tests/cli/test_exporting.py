@@ -13,6 +13,7 @@ from console import DRAWS, SMALL, contents, fitted, photographs, segment, traini
 from PIL import Image
 
 from segment.files.banks.bank_file import load_bank
+from segment.jobs.distill import distill_bank
 from segment.passes.fused import onednn
 
 
@@ -100,6 +101,8 @@ def test_half_precision_by_openvino_is_audited_when_a_bank_is_recorded_for_it(ba
     assert set(figures) == {"cpu", "openvino"}
     assert 0 < figures["openvino"]["bf16"]["variance_error"] < 0.2
     assert figures["openvino"]["bf16"]["speed"] > 0
+    distilled = distill_bank("scenes", audited, statistics, draws=2, steps=0)
+    assert 0 < distilled.provenance["audit"]["openvino"]["bf16"]["variance_error"] < 0.2
     half = ("--precision", "bf16", "--draws", 2, "-o", tmp_path / "half")
     rounded = segment("predict", "scenes", images, "--bank", audited, *by_openvino, *half)
     assert rounded.code == 0, rounded.err
