@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from PIL import Image
@@ -91,6 +92,23 @@ def test_weights_and_layers_of_transformers_have_the_names_that_they_have_there(
     with torch.no_grad():
         torch.testing.assert_close(after(image), before(image) + 1)
     assert [layer.name for layer in bn_network_of(after).layers] == ["decode_head.batch_norm"]
+
+
+def test_weights_that_a_folder_of_transformers_lacks_are_warned_of(
+    segformer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_network(f"hf:{segformer}")
+    assert "lacks" not in caplog.text
+    file = segformer / "model.safetensors"
+    state = safetensors.torch.load_file(file)
+    of_head = [key for key in state if key.startswith("decode_head.classifier")]
+    kept = {key: value for key, value in state.items() if key not in of_head}
+    safetensors.torch.save_file(kept, file, metadata={"format": "pt"})
+    load_network(f"hf:{segformer}")
+    assert "lacks 2 weights of SegformerForSemanticSegmentation, decode_head.classifier.bias" in caplog.text
+    caplog.clear()
+    load_network(f"hf:{segformer}?num_labels=5&ignore_mismatched_sizes=True")
+    assert "lacks 2 weights" in caplog.text
 
 
 PREPROCESSORS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {

@@ -136,9 +136,9 @@ def test_a_hub_network_brings_no_code_unless_the_caller_says_so(
     transformers = pytest.importorskip("transformers")
     asked: list[object] = []
 
-    def from_pretrained(_: str, **arguments: object) -> nn.Module:
+    def from_pretrained(_: str, **arguments: object) -> tuple[nn.Module, dict[str, set[str]]]:
         asked.append(arguments["trust_remote_code"])
-        return nn.Identity()
+        return nn.Identity(), {"missing_keys": set(), "mismatched_keys": set()}
 
     monkeypatch.setattr(transformers.AutoModelForSemanticSegmentation, "from_pretrained", from_pretrained)
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda *_, **arguments: arguments)

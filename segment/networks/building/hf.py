@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segment.errors import ModelRefused, imported, one_line
+from segment.errors import ModelRefused, first_of, imported, one_line
 from segment.networks.building.uris import REMOTE_CODE, Uri
 from segment.networks.modules import Wrapper
 
@@ -51,9 +51,10 @@ def hf_network(parsed: Uri) -> nn.Module:
     local = folder.is_dir()
     automatic: Any = transformers.AutoModelForSemanticSegmentation
     try:
-        network = automatic.from_pretrained(
+        network, loaded = automatic.from_pretrained(
             str(folder) if local else parsed.target,
             local_files_only=local,
+            output_loading_info=True,
             **{REMOTE_CODE: False, **parsed.arguments},  # unsaid, transformers asks on the terminal
         )
     except (OSError, ValueError) as error:
@@ -61,6 +62,16 @@ def hf_network(parsed: Uri) -> nn.Module:
         raise ModelRefused(
             f"'hf:{parsed.target}' is not {kind} with semantic segmentation: {one_line(error, 200)}"
         ) from None
+    random = sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
+    random = [key for key in random if not key.endswith("num_batches_tracked")]
+    if random:
+        log.warning(
+            "'hf:%s' lacks %d weights of %s, %s: they are random, unless a file of weights gives them.",
+            parsed.target,
+            len(random),
+            type(network).__name__,
+            first_of(random),
+        )
     if not local and _processor(parsed, ask_hub=False) is None:
         _processor(parsed, ask_hub=True)  # it is kept beside the network then, where `hf_input` reads it
     return UpsampledLogits(network)
