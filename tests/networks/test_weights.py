@@ -263,6 +263,25 @@ def test_a_cards_weights_are_found_by_name_in_a_folder_of_the_environment(
         load_network(card)
 
 
+def test_a_part_under_two_names_loads_from_a_file_that_has_it_once(tmp_path: Path) -> None:
+    class Shared(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.norm
+
+    saved, loaded = Shared(), Shared()
+    with torch.no_grad():
+        saved.norm.weight.uniform_(1, 2, generator=torch.Generator().manual_seed(0))
+    safetensors.torch.save_model(saved, str(tmp_path / "w.safetensors"))
+    load_weights(loaded, tmp_path / "w.safetensors")
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[key]), key
+    state = safetensors.torch.load_file(tmp_path / "w.safetensors")
+    alone = {key: value for key, value in state.items() if not key.endswith("weight")}
+    safetensors.torch.save_file(alone, tmp_path / "few.safetensors")
+    assert "missing, first.weight, norm.weight" in refusal(tmp_path / "few.safetensors", Shared())
+
+
 def test_older_smp_checkpoints_load_by_smps_own_renaming(tmp_path: Path) -> None:
     module = load_network("smp:Unet?encoder=tu-regnetx_002&classes=2").module
     state = module.state_dict()

@@ -129,6 +129,7 @@ def load_weights(
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     extra = [key for key in state if key not in own] if extra_keys == "ignore" else []
     kept = {key: value for key, value in state.items() if key not in extra}
+    kept = _of_shared(own, kept) | kept
     try:
         module.load_state_dict(counters | kept, strict=True)  # a network's own method may rename keys of older files
     except RuntimeError as error:
@@ -235,6 +236,20 @@ def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]
             f"alone or under {', '.join(map(repr, WRAPPERS[:4]))}."
         )
     return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}, others + copies
+
+
+def _of_shared(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of tensors that a network has under two names, by the name that safetensors' `save_model` left out."""
+    held = {_place(own[key]): value for key, value in state.items() if key in own}
+    return {
+        key: held[_place(value)]
+        for key, value in own.items()
+        if key not in state and value.data_ptr() and _place(value) in held
+    }
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _unusable(value: Tensor, own: Tensor) -> str:
