@@ -136,7 +136,8 @@ def test_of_several_maps_the_first_is_taken_with_a_warning(dress: str, caplog: p
 def test_the_warning_of_several_maps_counts_them_in_a_trace_too(caplog: pytest.LogCaptureFixture) -> None:
     network = load_network(Tiny(3, lambda x: (x, x)), card=Card(name="traced", network="py:made:here"))
     network.module.requires_grad_(False)
-    torch.jit.trace(lambda x: network(x), two_images())
+    trace: Any = torch.jit.trace  # untyped
+    trace(lambda x: network(x), two_images())
     assert "traced gives maps of 3, 3 channels" in caplog.text
     assert "tensor(" not in caplog.text
 
