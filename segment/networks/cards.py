@@ -21,6 +21,7 @@ from segment.networks.building.smp import arguments_of, pretrained_numbers, trai
 from segment.networks.building.uris import parse_uri
 from segment.networks.card_file import CardFile, card_error_messages
 from segment.safe_yaml import read_yaml
+from segment.stores.urls import beside, is_url
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Cards that the package brings along, and the weights of one of them."""
@@ -228,7 +229,9 @@ def relative_to(folder: Path, uri: str) -> str:
 
 
 def _images_from(folder: Path, images: str) -> str:
-    """The path relative to the card's folder; a text that is no path stays as it is."""
+    """The path relative to the card's folder; a URL, or a text that is no path, stays as it is."""
+    if is_url(images):
+        return images
     there = folder / images
     return str(there) if glob.has_magic(images) or there.exists() else images
 
@@ -268,7 +271,7 @@ def _card_of(file: CardFile, path: Path) -> Card:
     return Card(
         name=path.stem,
         network=network,
-        weights=None if file.weights is None else path.parent / file.weights.file,
+        weights=None if file.weights is None else beside(path.parent, file.weights.file),
         sha256=None if file.weights is None else file.weights.sha256,
         head=file.head or usual.head,
         input=_spec_of({**vars(usual.input), **given}, path),

@@ -124,6 +124,12 @@ def test_the_usual_numbers_follow_the_order_of_the_channels(tmp_path: Path) -> N
     assert (read.mean, read.std) == ((0.1, 0.2, 0.3), usual.std[::-1])
 
 
+def test_a_url_in_a_card_is_not_taken_for_a_path_beside_it(tmp_path: Path) -> None:
+    entries = {"network": "segment:tiny", "weights": {"file": "s3://bucket/w.pt"}, "images": "s3://bucket/train/*.png"}
+    card = read_card(written(tmp_path, entries))
+    assert (card.weights, card.images) == (Path("s3://bucket/w.pt"), "s3://bucket/train/*.png")
+
+
 def test_a_saved_folder_in_a_card_is_searched_beside_the_card(tmp_path: Path) -> None:
     assert read_card(written(tmp_path, {"network": "smp-dir:saved"})).network == f"smp-dir:{tmp_path / 'saved'}"
 
