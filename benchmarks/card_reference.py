@@ -121,7 +121,10 @@ def page() -> str:
     schema = card_schema()
     top = meanings(Card.__doc__) | {"network": "a URI, as [the guide](guide.md#models) describes"}
     text = HEAD + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n" + HEADS
-    weights = {"file": "relative to the card, or its name in a folder of `SEGMENT_WEIGHTS`", "sha256": top["sha256"]}
+    weights = {
+        "file": "relative to the card, a URL of a store, or its name in a folder of `SEGMENT_WEIGHTS`",
+        "sha256": top["sha256"],
+    }
     inner = {"weights": weights, "input": meanings(InputSpec.__doc__), "training": meanings(TrainingSpec.__doc__)}
     for key, words in inner.items():
         part = schema["$defs"][f"{key.capitalize()}Entry"]
