@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -230,6 +231,11 @@ def load_network(
     Errors: UnknownNetwork, WeightsRefused, NotTrusted, ModelRefused or WrongUse, in one line
     """
     name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    if weights is not None and not isinstance(weights, str | os.PathLike):
+        raise WrongUse(
+            f"weights= is a file of weights, not a {type(weights).__name__}. Load a state dict by the module's own "
+            "`load_state_dict`, and give the module."
+        )
     if head is not None or classes:
         if card is not None:
             raise WrongUse(f"head= and classes= are for a network without a card; write them in {card.name!r}.")

@@ -368,6 +368,13 @@ def test_random_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert "random weights" in caplog.text
 
 
+def test_weights_that_are_no_file_are_refused() -> None:
+    module: Any = Tiny()
+    for given in (module.state_dict(), b"weights.pt"):
+        with pytest.raises(WrongUse, match=f"weights= is a file of weights, not a {type(given).__name__}.*the module"):
+            load_network(module, weights=given)
+
+
 def test_a_second_card_beside_a_card_is_refused() -> None:
     with pytest.raises(WrongUse, match="is a card already"):
         load_network("enet_camvid", card=default_card("segment:enet"))
