@@ -97,6 +97,7 @@ class Card:
             object.__setattr__(self, key, getattr(checked, key))
         if vars(self.input) != vars(checked.input):
             object.__setattr__(self, "input", replace(self.input, **vars(checked.input)))
+        object.__setattr__(self, "input", _unpadded(self.input, self.name))
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
@@ -243,14 +244,13 @@ def _read_yaml(path: Path) -> Any:
         raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
 
 
-def _spec_of(values: dict[str, Any], path: Path) -> InputSpec:
-    """An image that is resized is not padded."""
-    spec = InputSpec(**values)
-    if spec.size is None:
+def _unpadded(spec: InputSpec, card: str) -> InputSpec:
+    """An image that is resized is not padded. Errors: WrongUse for a size that the network's stride does not divide."""
+    if spec.size is None or spec.stride == 1:
         return spec
     if any(side % spec.stride for side in spec.size):
         size = size_text(spec.size)
-        raise WrongUse(f"Card {str(path)!r}: input: size {size} is no multiple of the stride, {spec.stride}.")
+        raise WrongUse(f"Card {card!r}: input: size {size} is no multiple of the stride, {spec.stride}.")
     return replace(spec, stride=1)
 
 
@@ -274,7 +274,7 @@ def _card_of(file: CardFile, path: Path) -> Card:
         weights=None if file.weights is None else beside(path.parent, file.weights.file),
         sha256=None if file.weights is None else file.weights.sha256,
         head=file.head or usual.head,
-        input=_spec_of({**vars(usual.input), **given}, path),
+        input=_unpadded(InputSpec(**{**vars(usual.input), **given}), str(path)),
         classes=file.classes,
         palette=file.palette,
         void=file.void,

@@ -64,6 +64,12 @@ def test_a_card_made_in_python_is_held_against_the_checks_of_a_file(stated: dict
         Card(name="made", network="py:made:here", **stated)
 
 
+def test_a_card_made_in_python_does_not_pad_what_it_resizes_either() -> None:
+    assert Card(name="own", network="", input=InputSpec(size=(64, 96), stride=32)).input == InputSpec(size=(64, 96))
+    with pytest.raises(WrongUse, match="Card 'own': input: size 64x90 is no multiple of the stride, 32"):
+        Card(name="own", network="", input=InputSpec(size=(64, 90), stride=32))
+
+
 def test_lists_of_a_card_made_in_python_become_tuples() -> None:
     spec = InputSpec(mean=[1.0, 2.0, 3.0], scale=[255.0, 255.0, 1.0], size=(64, 32))  # type: ignore[arg-type]
     card = Card(name="made", network="", classes=["a", "b"], drop_outputs=[2], input=spec)  # type: ignore[arg-type]
