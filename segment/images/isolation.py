@@ -9,13 +9,14 @@ Must not know a format.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
@@ -39,6 +40,9 @@ MEMORY, SECONDS = 4 * 2**30, 60.0
 For one on a store the time that the store may fail is added: large rasters are read there a range at a time.
 """
 
+Record = tuple[str, int, str, tuple[Any, ...]]
+"""What is logged: logger, level, message and its arguments."""
+
 _HEAD = 8
 _ANSWERED = {
     "segment.images.read": ("Pixels",),
@@ -53,6 +57,39 @@ _ANSWERED = {
     "numpy.core.numeric": ("_frombuffer",),
 }
 """Classes and functions that an answer may name; text and bytes need none."""
+
+
+class KeptRecords(logging.Handler):
+    """Keeps what is logged in another process, to be logged where the command runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: list[Record] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        given = record.args if isinstance(record.args, tuple) else ()
+        # an error need not pickle, and is shown as its text
+        arguments = tuple(value if isinstance(value, int | float | str) else str(value) for value in given)
+        self._kept.append((record.name, record.levelno, str(record.msg), arguments))
+
+    def take(self) -> list[Record]:
+        """What was logged since this was last called."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+def keep_records() -> KeptRecords:
+    """Keep what this program logs in this process from now on, and show nothing of it."""
+    records, logger = KeptRecords(), logging.getLogger("segment")
+    logger.addHandler(records)
+    logger.propagate = False
+    return records
+
+
+def log_again(records: Iterable[Record]) -> None:
+    """Log here what was kept elsewhere."""
+    for name, level, message, arguments in records:
+        logging.getLogger(name).log(level, message, *arguments)
 
 
 class _Answer(pickle.Unpickler):
@@ -92,13 +129,15 @@ class Decoder:
         try:
             request = function.__module__, function.__qualname__, arguments, limits()
             _send(self._process.stdin, pickle.dumps(request))
-            done, answer = _Answer(io.BytesIO(_received(self._process.stdout, self.memory))).load()
+            done, answer, said = _Answer(io.BytesIO(_received(self._process.stdout, self.memory))).load()
+            records = [(str(name), int(level), str(message), tuple(values)) for name, level, message, values in said]
         except (OSError, EOFError, MemoryError, pickle.UnpicklingError, ValueError, TypeError, AttributeError) as error:
             self.close()
             why = f"was not decoded within {seconds:g} seconds" if self.late.is_set() else self._end(error)
             raise ImageUnreadable(f"{name!r} {why}. Replace or remove it.") from None
         finally:
             timer.cancel()
+        log_again(records)
         if done:
             return answer
         kind, message = answer
@@ -237,16 +276,18 @@ def serve(memory: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which lets an image finish
+    records = keep_records()
     _limit(memory)
     while len(head := requests.read(_HEAD)) == _HEAD:
         module, name, arguments, most = pickle.loads(requests.read(int.from_bytes(head, "little")))
         set_limits(*most)
-        _send(answers, _answer(getattr(import_module(module), name), arguments, memory))
+        _send(answers, _answer(getattr(import_module(module), name), arguments, memory, records))
 
 
-def _answer(function: Callable[..., Any], arguments: Arguments, memory: int) -> bytes:
+def _answer(function: Callable[..., Any], arguments: Arguments, memory: int, records: KeptRecords) -> bytes:
     try:
-        return pickle.dumps((True, function(*arguments[0], **arguments[1])), protocol=5)
+        made = function(*arguments[0], **arguments[1])
+        return pickle.dumps((True, made, records.take()), protocol=5)
     except SegmentError as error:
         refusal = type(error).__name__, str(error)
     except MemoryError:
@@ -255,7 +296,7 @@ def _answer(function: Callable[..., Any], arguments: Arguments, memory: int) -> 
         refusal = "ImageUnreadable", message
     except Exception as error:
         refusal = "ImageUnreadable", error_message(error)
-    return pickle.dumps((False, refusal))
+    return pickle.dumps((False, refusal, records.take()))
 
 
 def _limit(memory: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Self
 import torch
 
 from segment.errors import WrongUse, error_message, imported, one_line
+from segment.images.isolation import Record, keep_records, log_again
 from segment.runners.cores import most_together, shares
 from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
@@ -56,13 +57,13 @@ class RowOutcome:
     """What came of some rows.
 
     rows: their numbers. part: what was done; None after an error. error: what ended the row, with its traceback
-    records: what was logged: logger, level, message and its arguments
+    records: what was logged
     """
 
     rows: list[int]
     part: Part | None = None
     error: BaseException | None = None
-    records: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
 
     def merge(self, other: RowOutcome) -> None:
         """Add other rows; not those beside one that is counted here already: they are missing, and done again."""
@@ -75,20 +76,6 @@ class RowOutcome:
             self.part = self.part or other.part
         else:
             self.part.merge(other.part)
-
-
-class _Records(logging.Handler):
-    """Keeps what is logged, to be logged where the command runs."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.kept: list[tuple[str, int, str, tuple[Any, ...]]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        given = record.args if isinstance(record.args, tuple) else ()
-        # an error need not pickle, and is shown as its text
-        arguments = tuple(value if isinstance(value, int | float | str) else str(value) for value in given)
-        self.kept.append((record.name, record.levelno, str(record.msg), arguments))
 
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -111,9 +98,7 @@ class RowActor:
         _import_from(path)
         self._made = made
         self._worker: Any = None
-        self._records = _Records()
-        logging.getLogger("segment").addHandler(self._records)
-        logging.getLogger("segment").propagate = False
+        self._records = keep_records()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
@@ -135,7 +120,7 @@ class RowActor:
         except Exception as error:  # whatever ends the job there ends it here
             error.add_note(traceback.format_exc())
             outcome.error = _sendable(error)
-        outcome.records, self._records.kept = self._records.kept, []
+        outcome.records = self._records.take()
         return outcome
 
 
@@ -274,8 +259,7 @@ class RayRunner:
         if not left:
             return []
         for outcome in self._outcomes(rows, reference):
-            for name, level, message, arguments in outcome.records:
-                logging.getLogger(name).log(level, message, *arguments)
+            log_again(outcome.records)
             if outcome.error is not None:
                 raise outcome.error
             if not left.keys() >= set(outcome.rows):  # one of them was counted; the others are done again

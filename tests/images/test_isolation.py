@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -56,6 +57,13 @@ def hungry(path: Path) -> int:
 @contained
 def unpackaged(path: Path) -> None:
     raise MissingExtra("Such files need a library.")
+
+
+@contained
+def warns(path: Path) -> None:
+    logging.getLogger("segment.images").warning("%s has %d odd pixels.", path, 3)
+    if path.suffix == ".bad":
+        raise ImageUnreadable("It does not decode.")
 
 
 class Evil:
@@ -206,6 +214,17 @@ def test_a_decoder_may_take_so_much_memory(tmp_path: Path) -> None:
 def test_refusals_keep_their_class() -> None:
     with isolated(), pytest.raises(MissingExtra, match="need a library"):
         unpackaged(Path("photo.png"))
+
+
+def test_what_is_warned_of_in_a_decoder_is_warned_of_here(caplog: pytest.LogCaptureFixture) -> None:
+    with isolated():
+        warns(Path("a.png"))
+        with pytest.raises(ImageUnreadable, match="does not decode"):
+            warns(Path("b.bad"))
+        process(Path("c.png"))
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("segment.images", "WARNING", f"{name} has 3 odd pixels.") for name in ("a.png", "b.bad")
+    ]
 
 
 def test_an_answer_that_names_code_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
