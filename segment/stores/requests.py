@@ -58,6 +58,11 @@ _HERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENAMETOOLO
 _USE = (ValueError, TypeError, AttributeError, NotImplementedError, LookupError)
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "GoogleAuthError", "RefreshError")
 
+_INVALID = ("ParamValidationError", "InvalidRegionError", "NoRegionError", "ConfigParseError")
+"""Errors of boto, in words that no store was asked with."""
+_LATER = (408, 425, 429)
+"""What web servers answer below 500 to whom may ask again."""
+
 _waiting = threading.Lock()
 _warned: set[str] = set()
 
@@ -100,17 +105,9 @@ def asked(path: PurePath, request: Callable[[Any], R]) -> R:
     while True:
         try:
             result = request(store)
-        except _FINAL as error:
-            kind = next(each for each in _FINAL if isinstance(error, each))
-            code, text = _SAYS.get(kind, (error.errno or errno.EIO, _reason(error)))
-            raise kind(code, text, url) from error
-        except _USE as error:
-            raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme)}") from error
-        except Exception as error:  # each store's library has classes of its own
-            if isinstance(error, OSError) and error.errno in _HERE:
-                raise WrongUse(f"{url} has no place here ({error.strerror}): TMPDIR names another folder.") from error
-            if type(error).__name__ in _CREDENTIALS:
-                raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme)}") from error
+        except Exception as raised:  # each store's library has classes of its own
+            error = _meant(raised)
+            _raise_if_final(error, scheme, url)
             if time.monotonic() - begun + wait > PATIENCE:
                 raise StoreUnreachable(
                     f"{url} cannot be reached: {_reason(error)}, for {time.monotonic() - begun:.0f} seconds. The same "
@@ -123,6 +120,36 @@ def asked(path: PurePath, request: Callable[[Any], R]) -> R:
             return result
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _meant(error: Exception) -> Exception:
+    """The error of a web server that did not answer, of which fsspec says that the file is not there; else itself."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if isinstance(cause, Exception) and (isinstance(cause, TimeoutError) or _of_web(cause)) and not _refuses(cause):
+        return cause
+    return error
+
+
+def _of_web(error: Exception) -> bool:
+    return type(error).__module__.startswith("aiohttp")
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether a web server answered what it will answer again."""
+    status = getattr(error, "status", None)
+    return _of_web(error) and isinstance(status, int) and 400 <= status < 500 and status not in _LATER
+
+
+def _raise_if_final(error: Exception, scheme: str, url: str) -> None:
+    """Raise what asking again would not change, as `asked` does."""
+    if isinstance(error, _FINAL) or _refuses(error):
+        kind = next((each for each in _FINAL if isinstance(error, each)), PermissionError)
+        code, text = _SAYS.get(kind, (getattr(error, "errno", None) or errno.EIO, _reason(error)))
+        raise kind(code, text, url) from error
+    if isinstance(error, OSError) and error.errno in _HERE:
+        raise WrongUse(f"{url} has no place here ({error.strerror}): TMPDIR names another folder.") from error
+    if isinstance(error, _USE) or type(error).__name__ in (*_CREDENTIALS, *_INVALID):
+        raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme)}") from error
 
 
 def _tell(scheme: str, url: str, error: Exception) -> None:

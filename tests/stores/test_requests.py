@@ -8,16 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from s3_server import S3Server
 
-from segment.errors import ImageUnreadable, MissingExtra, StoreUnreachable
+from segment.errors import ImageUnreadable, MissingExtra, StoreRefuses, StoreUnreachable
 from segment.images.contents.hashes import content_of
 from segment.images.find import Source
 from segment.stores import copies, requests
@@ -108,6 +109,8 @@ def test_what_a_store_says_for_good_is_raised_at_once(server: S3Server, tmp_path
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="s3://no-such-bucket/a"):
         requests.put([(tmp_path / "a", Path("s3://no-such-bucket/a"))])
+    with pytest.raises(StoreRefuses, match="Invalid bucket name"):
+        requests.version_of(Path("s3://my bucket!/a"))
 
 
 def test_without_credentials_it_is_refused_with_what_to_set(
@@ -178,6 +181,46 @@ def test_an_image_on_a_web_server_that_changes_in_its_size_is_another(
         web.shutdown()
         thread.join()
         web.server_close()
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """Answers /503-503 by a 503 twice and then by the file, and /403 always so."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        codes = [int(code) for code in self.path.strip("/").split("-")]
+        self.asked[self.path] += 1
+        code = codes[-1] if len(codes) == 1 else [*codes, 200][min(self.asked[self.path], len(codes) + 1) - 1]
+        self.send_response(code)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"file")
+
+    do_HEAD = do_GET
+
+
+def test_a_web_server_that_fails_is_asked_again_and_one_that_refuses_is_not(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{web.server_port}"
+            assert requests.size_of_file(Path(f"{url}/503-503-503")) == 4, "not taken for one that is not there"
+            begun = time.monotonic()
+            with pytest.raises(PermissionError, match="does not allow"), here(Path(f"{url}/403")):
+                pass
+            with pytest.raises(FileNotFoundError), here(Path(f"{url}/404")):
+                pass
+            assert time.monotonic() - begun < requests.FIRST_WAIT * 20
+            assert _Answering.asked["/403"] < 6
+        finally:
+            web.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("key", ["Content-MD5", "Digest", "modify", "modificationTime", "sha", "created"])
