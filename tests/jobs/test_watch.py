@@ -263,3 +263,27 @@ def test_either_a_source_or_a_watched_folder_is_given(tmp_path: Path, both: bool
     ended = segment("predict", "scenes", *given, "--bank", "x", "-o", tmp_path / "run")
     assert ended.code == 2
     assert "--watch FOLDER" in ended.error
+
+
+def test_a_folder_that_goes_away_for_a_while_is_said_once(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox, away, run = photographs(tmp_path / "inbox", 1, 32, 40), tmp_path / "away", tmp_path / "run"
+
+    def said() -> int:
+        return sum("cannot be read" in record.getMessage() for record in caplog.records)
+
+    def drop() -> None:
+        until(lambda: status(run, "000") == "done")
+        for times in (1, 2):
+            inbox.rename(away)
+            until(lambda times=times: said() == times)  # type: ignore[misc]
+            time.sleep(20 * EVERY)
+            assert said() == times
+            away.rename(inbox)
+            time.sleep(20 * EVERY)
+        (run / STOP).touch()
+
+    with dropping(drop):
+        assert watch(small_and_bank, inbox, run).done == 1
+    assert (run / "manifest.jsonl").read_text().count("\n") == 1

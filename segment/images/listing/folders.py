@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from segment.errors import first_of, warn_once
@@ -18,6 +18,8 @@ from segment.stores.urls import url_of
 
 log = logging.getLogger(__name__)
 
+OnError = Callable[[OSError], object]
+
 LEFT_OUT = (
     "%d DICOM files without a suffix are left out, because images of other kinds lie in the same folder: %s. Move "
     "those images away, or name all by a glob."
@@ -26,8 +28,12 @@ LEFT_OUT = (
 NOT_READ = "%r holds pictures that are left out, because their kind is not taken: %s. Convert them, as to PNG."
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by their POSIX path.
+def warn_of_folder(error: OSError) -> None:
+    log.warning("Folder %r cannot be read, and its images are left out: %s.", str(error.filename), error.strerror)
+
+
+def image_files(folder: Path, on_error: OnError = warn_of_folder) -> list[Path]:
+    """The image files below a folder, sorted by their POSIX path. on_error: called for a folder that cannot be read.
 
     DICOM files without a suffix are taken where no image of another kind lies in the same folder. Warnings count those
     that are left out, and pictures of other kinds.
@@ -35,7 +41,7 @@ def image_files(folder: Path) -> list[Path]:
     images: list[Path] = []
     left_out: dict[str, int] = {}
     others: Counter[str] = Counter()
-    for where, files in _by_folder(folder).items():
+    for where, files in _by_folder(folder, on_error).items():
         named = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES]
         bare = [path for path in files if has_dicom_mark(path)]
         images += named
@@ -52,17 +58,17 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _by_folder(folder: Path) -> dict[Path, list[Path]]:
+def _by_folder(folder: Path, on_error: OnError) -> dict[Path, list[Path]]:
     files: dict[Path, list[Path]] = defaultdict(list)
-    for path in files_below(folder):
+    for path in files_below(folder, on_error):
         files[path.parent].append(path)
     return files
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, on_error: OnError = warn_of_folder) -> Iterator[Path]:
     """Links are followed; a folder reached by two links is read once. Hidden files and folders are left out."""
     seen = {os.path.realpath(folder)}
-    for where, folders, files in os.walk(folder, followlinks=True, onerror=_warn_of_folder):
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
         fresh = []
         for name in sorted(folders):
             real = os.path.realpath(Path(where, name))
@@ -71,7 +77,3 @@ def files_below(folder: Path) -> Iterator[Path]:
                 fresh.append(name)
         folders[:] = fresh
         yield from (Path(where, name) for name in files if not name.startswith("."))
-
-
-def _warn_of_folder(error: OSError) -> None:
-    log.warning("Folder %r cannot be read, and its images are left out: %s.", str(error.filename), error.strerror)

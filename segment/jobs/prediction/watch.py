@@ -19,7 +19,7 @@ from segment.files.runs.run import Run
 from segment.images.contents.states import FileState, state_in, state_of
 from segment.images.find import Source, images_among
 from segment.images.formats.belonging import may_belong
-from segment.images.listing.folders import image_files
+from segment.images.listing.folders import image_files, warn_of_folder
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import paths_outside_runs
 
@@ -65,11 +65,12 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
     """
     before: dict[Path, Signature] = {}
     given: dict[Path, Signature] = {}
+    unreadable = _Unreadable()
     looks_left = 2
     while looks_left:
         looked = time.monotonic()
         looks_left -= stop.exists()  # one more look tells whether what came last is whole
-        now = _signatures(folder)
+        now = _signatures(folder, unreadable)
         whole = [path for path, signature in now.items() if before.get(path) == signature != given.get(path)]
         given = {path: signature for path, signature in given.items() if path in now}
         given |= {path: now[path] for path in whole}
@@ -83,11 +84,28 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
     stop.unlink(missing_ok=True)
 
 
-def _signatures(folder: Path) -> dict[Path, Signature]:
+class _Unreadable:
+    """Warns of a folder that cannot be read once, and again only after it could be in between."""
+
+    def __init__(self) -> None:
+        self._before, self._now = set[str](), set[str]()
+
+    def __call__(self, error: OSError) -> None:
+        self._now.add(str(error.filename))
+        if str(error.filename) not in self._before:
+            warn_of_folder(error)
+
+    def end_look(self) -> None:
+        self._before, self._now = self._now, set()
+
+
+def _signatures(folder: Path, unreadable: _Unreadable) -> dict[Path, Signature]:
     """Signatures of the files below a folder that are named as images and are not empty, ordered by name."""
     signatures: dict[Path, Signature] = {}
     names: dict[Path, set[str]] = {}  # of each folder, so that few of the files that may belong are asked for
-    for path in paths_outside_runs(image_files(folder), folder):
+    files = image_files(folder, unreadable)
+    unreadable.end_look()
+    for path in paths_outside_runs(files, folder):
         try:
             status = path.stat()
             if path.parent not in names:
