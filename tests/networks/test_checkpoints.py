@@ -74,6 +74,17 @@ def test_a_second_copy_beside_the_weights_is_named(
     assert "left out: 1 keys, ema" in caplog.text
 
 
+@pytest.mark.parametrize("prefix", ["model_ema.", "model_ema.module."])
+def test_a_second_copy_beside_the_weights_is_taken_by_its_key(
+    prefix: str, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    average = {f"module.{key}": value + 1 for key, value in state.items()} | {"n_averaged": torch.tensor(3)}
+    taken = loaded({"model": state, "model_ema": average}, tmp_path / "w.pt", prefix=prefix)
+    assert_equal(taken, {key: value + 1 for key, value in state.items()})
+    assert "left out: 2 keys, n_averaged, model" in caplog.text
+    assert_equal(loaded({"model": state, "model_ema": average}, tmp_path / "w.pt", prefix=""), state)
+
+
 def test_extra_keys_are_listed_and_left_out_on_request(
     state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,7 +99,8 @@ def load_weights(
     taken off, and a warning names it and what lies outside of it (a loss, an EMA copy).
 
     sha256: of the file, 64 hexadecimal digits; None: not checked
-    prefix: takes the place of the one that fits best, as "ema_model."; None: it is found
+    prefix: takes the place of the one that fits best, as "ema_model."; one that begins with the key of another copy in
+        the file, as "state_dict_ema.", takes that copy; None: it is found
     extra_keys: "ignore" leaves out keys under the prefix that the module does not have; "refuse" lists them
     Errors: WeightsRefused, in one line; the module's weights are undefined after it
     """
@@ -113,7 +114,7 @@ def load_weights(
         return
     _check_file(path, sha256)
     own = module.state_dict()
-    state, beside = _unwrapped(_read(path), path)
+    state, beside, prefix = _unwrapped(_read(path), path, prefix)
     taken = prefix_of(state, own) if prefix is None else prefix
     if prefix and not any(key.startswith(prefix) for key in state):
         first = sorted({key.partition(".")[0] + "." for key in state})
@@ -216,15 +217,22 @@ def _read(path: Path) -> Any:
         raise not_weights(path, error) from None
 
 
-def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a state dict by name; and other copies of the weights beside it, by their key."""
+def _unwrapped(contents: Any, path: Path, prefix: str | None) -> tuple[dict[str, Tensor], list[str], str | None]:
+    """The tensors of a state dict by name; other copies of the weights beside it, by their key; and the prefix in it.
+
+    A prefix that begins with the key of another copy, as "state_dict_ema.", takes that one.
+    """
     copies: list[str] = []
     while isinstance(contents, Mapping):
         inner = [key for key in WRAPPERS if isinstance(contents.get(key), Mapping)]
         if not inner:
             break
-        copies += inner[1:]
-        contents = contents[inner[0]]
+        named = [key for key in inner[1:] if prefix is not None and prefix.startswith(f"{key}.")]
+        taken = named[0] if named else inner[0]
+        if named:
+            prefix = str(prefix).removeprefix(f"{taken}.") or None
+        copies += [key for key in inner if key != taken]
+        contents = contents[taken]
     if not isinstance(contents, Mapping) or not contents:
         raise WeightsRefused(
             f"Weights {str(path)!r} hold {type(contents).__name__}, not a state dict (names and tensors)."
@@ -235,7 +243,8 @@ def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]
             f"Weights {str(path)!r} hold {first_of(others)} beside or instead of tensors; save `network.state_dict()`, "
             f"alone or under {', '.join(map(repr, WRAPPERS[:4]))}."
         )
-    return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}, others + copies
+    tensors = {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
+    return tensors, others + copies, prefix
 
 
 def _of_shared(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
