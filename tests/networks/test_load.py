@@ -219,6 +219,7 @@ def test_weights_or_a_folder_in_the_place_of_a_network_are_refused_with_how_to_n
         ("smp:Unet?classes", WrongUse, r"'classes' is not key=value"),
         ("smp:Unet?head=sigmoids", WrongUse, r"Near: 'sigmoid'"),
         ("torchvision:lraspp_mobilenet_v3_large?nclasses=3", ModelRefused, r"nclasses"),
+        ("segment:tiny?clases=3", ModelRefused, r"segment:tiny has no argument 'clases'\. Near: 'classes'"),
     ],
 )
 def test_a_uri_that_cannot_be_is_refused_in_one_line(uri: str, error: type[Exception], message: str) -> None:

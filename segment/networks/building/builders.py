@@ -107,11 +107,11 @@ def _own(parsed: Uri) -> nn.Module:
         raise UnknownNetwork(
             f"No network is called 'segment:{parsed.target}'.{near(parsed.target, OWN)} Known: {', '.join(OWN)}."
         )
-    if parsed.target == "enet":
-        return ENet(**parsed.arguments)
     from segment.networks.architectures.tiny import TinyUNet
 
-    return TinyUNet(**parsed.arguments)
+    architecture = ENet if parsed.target == "enet" else TinyUNet
+    check_arguments(f"segment:{parsed.target}", parsed.arguments, inspect.signature(architecture).parameters)
+    return architecture(**parsed.arguments)
 
 
 def _error_message(error: BaseException) -> str:
