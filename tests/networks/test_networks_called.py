@@ -369,8 +369,9 @@ def test_random_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_weights_that_are_no_file_are_refused() -> None:
-    module: Any = Tiny()
-    for given in (module.state_dict(), b"weights.pt"):
+    module = Tiny()
+    wrong: list[Any] = [module.state_dict(), b"weights.pt"]
+    for given in wrong:
         with pytest.raises(WrongUse, match=f"weights= is a file of weights, not a {type(given).__name__}.*the module"):
             load_network(module, weights=given)
 
