@@ -33,7 +33,7 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import ModelRefused, WrongUse
+from segment.errors import ModelRefused, WrongUse, warn_once
 from segment.graphs.deployed import takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.images.prepare import prepare
@@ -324,6 +324,16 @@ def test_what_a_graph_cannot_express_is_refused_in_one_line(
 def test_a_network_that_takes_no_small_image_is_exported(tmp_path: Path) -> None:
     network = network_of(OnlyLarge)
     assert max(export(network, bank_of(network), tmp_path / "g.onnx").differences.values()) < 1e-4
+
+
+def test_a_preprocessing_that_nobody_stated_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
+    bank = random_bank(bn_network_of(load_network(module)), 2)
+    export(module, bank, tmp_path / "stated.onnx", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    assert "Nothing says" not in caplog.text
+    export(module, bank, tmp_path / "unsaid.onnx")
+    assert "Nothing says how the images of Sequential were prepared" in caplog.text
 
 
 def test_the_network_is_as_it_was(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def export(
     runtime, extra = ("openvino", "openvino") if openvino else ("onnxruntime", "onnx")
     imported(runtime, extra=extra, what="Exported graphs")
     network = on_device(network_of(network, mean=mean, std=std, channels=channels), torch.device("cpu"))
+    network.log_preprocessing()  # it becomes part of the graph
     bank = bank_of(bank)
     drawn = network_of_bank(network, bank)
     stride = network.input.stride
