@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1] / "segment"
 
 HEIGHT = {
     "errors": 0,
+    "kept_records": 0,
     "axes": 0,
     "version": 0,
     "stores": 1,

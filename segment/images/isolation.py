@@ -9,14 +9,13 @@ Must not know a format.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
@@ -26,6 +25,7 @@ from segment import errors
 from segment.errors import ImageUnreadable, SegmentError, error_message
 from segment.images.contents.states import FileState, state_of
 from segment.images.limits import limits, set_limits
+from segment.kept_records import KeptRecords, keep_records, log_again
 from segment.stores.requests import PATIENCE
 from segment.stores.urls import is_url
 
@@ -39,9 +39,6 @@ MEMORY, SECONDS = 4 * 2**30, 60.0
 
 For one on a store the time that the store may fail is added: large rasters are read there a range at a time.
 """
-
-Record = tuple[str, int, str, tuple[Any, ...]]
-"""What is logged: logger, level, message and its arguments."""
 
 _HEAD = 8
 _ANSWERED = {
@@ -57,39 +54,6 @@ _ANSWERED = {
     "numpy.core.numeric": ("_frombuffer",),
 }
 """Classes and functions that an answer may name; text and bytes need none."""
-
-
-class KeptRecords(logging.Handler):
-    """Keeps what is logged in another process, to be logged where the command runs."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._kept: list[Record] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        given = record.args if isinstance(record.args, tuple) else ()
-        # an error need not pickle, and is shown as its text
-        arguments = tuple(value if isinstance(value, int | float | str) else str(value) for value in given)
-        self._kept.append((record.name, record.levelno, str(record.msg), arguments))
-
-    def take(self) -> list[Record]:
-        """What was logged since this was last called."""
-        kept, self._kept = self._kept, []
-        return kept
-
-
-def keep_records() -> KeptRecords:
-    """Keep what this program logs in this process from now on, and show nothing of it."""
-    records, logger = KeptRecords(), logging.getLogger("segment")
-    logger.addHandler(records)
-    logger.propagate = False
-    return records
-
-
-def log_again(records: Iterable[Record]) -> None:
-    """Log here what was kept elsewhere."""
-    for name, level, message, arguments in records:
-        logging.getLogger(name).log(level, message, *arguments)
 
 
 class _Answer(pickle.Unpickler):

@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 
 from segment.errors import WrongUse, error_message, imported, one_line
-from segment.images.isolation import Record, keep_records, log_again
+from segment.kept_records import Record, keep_records, log_again
 from segment.runners.cores import most_together, shares
 from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
