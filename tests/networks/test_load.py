@@ -146,6 +146,8 @@ def no_network():
 
 def broken():
     raise ValueError("the width is wrong\\nand so is this")
+
+made = Net(2)
 """
 
 
@@ -167,6 +169,7 @@ def test_a_factory_that_gives_no_network_is_refused_in_one_line(here: Path) -> N
         "py:their_nets:no_network": "gave int; a torch.nn.Module is needed",
         "py:their_nets:broken": "ValueError: the width is wrong and so is this",
         "py:their_nets:absent": "has no attribute 'absent'",
+        "py:their_nets:made": "is a Net that is made already; name a function or a class that makes one",
         "py:their_net:Net": "No module named 'their_net'",
         "py:their_nets": "names no factory",
         "py:their_nets:Net?klasses=3": "unexpected keyword argument 'klasses'",

@@ -91,6 +91,11 @@ def _factory(parsed: Uri, beside: Path | None = None) -> nn.Module:
             if not hasattr(factory, part):
                 raise _no_factory(parsed, f"{file or name} has no attribute {part!r}", folders)
             factory = getattr(factory, part)
+        if isinstance(factory, nn.Module):
+            raise ModelRefused(
+                f"'py:{parsed.target}' is a {type(factory).__name__} that is made already; name a function or a class "
+                "that makes one."
+            )
         module = factory(**parsed.arguments)
     if not isinstance(module, nn.Module):
         raise ModelRefused(f"'py:{parsed.target}' gave {type(module).__name__}; a torch.nn.Module is needed.")
