@@ -32,6 +32,7 @@ from segment.errors import (
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
 from segment.networks.building.builders import build
+from segment.networks.building.hf import class_names_in
 from segment.networks.building.uris import SCHEMES, is_random, is_uri, parse_uri, runs_code
 from segment.networks.building.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 from segment.networks.cards import UNSTATED, Card, completed, default_card, known_cards, read_card
@@ -264,6 +265,7 @@ def load_network(
         module = build(card.network, beside=card.folder)
         if parse_uri(card.network).scheme == "hf":
             card = _card_of(model, given)  # what was loaded with the network may say how its images are prepared
+            card = _with_classes(card, class_names_in(module))
     own = module.network if isinstance(module, Wrapper) else module  # whose names a file has
     if weights is not None:
         load_weights(own, weights, prefix=prefix, extra_keys=extra_keys)
@@ -296,6 +298,12 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
     if card is not None:
         raise WrongUse(f"{text!r} is a card already: what card=, head= and classes= say is written there.")
     return read_card(model)
+
+
+def _with_classes(card: Card, names: tuple[str, ...]) -> Card:
+    """The card with a network's own class names, where it names none and its head has a class for each output."""
+    fits = card.head == "softmax" and len(names) == (len(card.palette) or len(names))
+    return card if card.classes or card.drop_outputs or not fits else replace(card, classes=names)
 
 
 def _set_epsilons(module: nn.Module, card: Card) -> None:

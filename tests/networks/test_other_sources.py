@@ -77,6 +77,26 @@ def test_a_folder_of_transformers_gives_its_logits_at_the_images_size(segformer:
         torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
 
 
+def test_a_network_of_transformers_has_the_class_names_of_its_config(segformer: Path, tmp_path: Path) -> None:
+    def names(named: dict[int, str], **more: Any) -> tuple[str, ...]:
+        config = json.loads((segformer / "config.json").read_text())
+        config["id2label"] = {str(index): name for index, name in named.items()}
+        (segformer / "config.json").write_text(json.dumps(config))
+        return load_network(f"hf:{segformer}", **more).class_names
+
+    counted = ("class 0", "class 1", "class 2")
+    assert names({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}) == counted
+    assert names({0: "wall", 2: "tree", 1: "sky"}) == ("wall", "sky", "tree")
+    assert names({0: "wall", 1: "sky", 2: "tree"}, classes=["a", "b", "c"]) == ("a", "b", "c")
+    assert names({0: "wall", 1: "wall", 2: "tree"}) == counted
+    assert names({0: "wall", 1: " ", 2: "tree"}) == counted
+    (tmp_path / "own.yaml").write_text(f"network: hf:{segformer}\nclasses: [one, two, three]\n")
+    names({0: "wall", 1: "sky", 2: "tree"})
+    assert load_network(tmp_path / "own.yaml").class_names == ("one", "two", "three")
+    (tmp_path / "own.yaml").write_text(f"network: hf:{segformer}\n")
+    assert load_network(tmp_path / "own.yaml").class_names == ("wall", "sky", "tree")
+
+
 def test_weights_and_layers_of_transformers_have_the_names_that_they_have_there(
     segformer: Path, tmp_path: Path
 ) -> None:

@@ -106,6 +106,19 @@ def _processor(parsed: Uri, *, ask_hub: bool) -> Any:
         return None
 
 
+def class_names_in(module: nn.Module) -> tuple[str, ...]:
+    """The classes that a network of transformers names, in the order of its outputs; none where it only counts them.
+
+    None either where two have one name, or some none: a card names each.
+    """
+    known = getattr(getattr(getattr(module, "network", module), "config", None), "id2label", None)
+    if not isinstance(known, dict) or {*known} != {*range(len(known))}:
+        return ()
+    names = tuple(str(known[index]).strip() for index in range(len(known)))
+    told = len(set(names)) == len(names) and all(names)
+    return names if told and any(name != f"LABEL_{index}" for index, name in enumerate(names)) else ()
+
+
 def _steps_in(path: Path) -> Any:
     """What the file states, where no class of transformers reads it; None where there is no such file."""
     try:
