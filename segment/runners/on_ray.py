@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,9 @@ ROWS = 8
 
 BLOCKS = 20_000
 """Blocks of rows at most: Ray Data's own account of one takes about a kilobyte."""
+
+CONNECTING = 10.0
+"""Seconds within which a cluster answers."""
 
 RETRIES = 3
 """How often a row is given to another process after one has ended."""
@@ -176,6 +181,15 @@ class RayRunner:
         self._no_room = self._ray.exceptions.OutOfDiskError, self._ray.exceptions.ObjectStoreFullError
         if not self._ray.is_initialized():
             self._connect()
+        try:
+            self._look_at_machines()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _look_at_machines(self) -> None:
+        """How many processes there are, and what each has. Errors: WrongUse without a GPU."""
         resources = self._ray.cluster_resources()
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
@@ -186,7 +200,6 @@ class RayRunner:
             self.actors = self._asked or max(1, int(gpus / (self._gpus or 1)))
             self._gpus = self._gpus or 1 / max(1, math.ceil(self.actors / gpus))
         self.threads(torch.get_num_threads())  # `processes` is asked for before anything is run
-        return self
 
     def _connect(self) -> None:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
@@ -195,8 +208,9 @@ class RayRunner:
         self._actor = {} if address == "local" else ACTOR
         with same_signals(), silent_stderr(), environment(ONE_ARENA | FULL_DISK if address == "local" else {}):
             try:
+                check_answers(address)
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise WrongUse(
                     f"No Ray answers at {address!r} ({one_line(error, 160)}). Start one with `ray start --head`, or "
                     "leave --ray-address out for one on this machine."
@@ -294,6 +308,15 @@ class RayRunner:
             for error in errors:  # of rows that gave nothing back: those for want of room would fail again
                 if isinstance(error, self._no_room):
                     raise error
+
+
+def check_answers(address: str) -> None:
+    """Nothing where something answers at HOST:PORT, or it is another kind of address. Errors: OSError.
+
+    Ray itself waits there for minutes, without a word.
+    """
+    if (parts := re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d+)", address)) is not None:
+        socket.create_connection((parts[1], int(parts[2])), timeout=CONNECTING).close()
 
 
 def _sendable(error: Exception) -> Exception:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
+import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +115,34 @@ def test_actors_and_their_threads_fill_the_cores(ray: Any, tmp_path: Path) -> No
         RayRunner(actors=0)
     with pytest.raises(WrongUse, match="take --device cpu"), RayRunner(device="cuda"):
         pass
+
+
+def test_a_ray_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray: Any = import_module("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and listens to nobody
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        begun = time.monotonic()
+        for asked in (address, f"ray://{address}"):
+            with (
+                pytest.raises(WrongUse, match=r"No Ray answers at .*refused.*ray start --head"),
+                RayRunner(address=asked),
+            ):
+                pass
+        assert time.monotonic() - begun < 60
+
+
+def test_a_ray_that_was_started_here_ends_where_it_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray: Any = import_module("ray")
+    ended = list[bool]()
+    monkeypatch.setattr(RayRunner, "_connect", lambda self: setattr(self, "_started", True))
+    for name, value in {"is_initialized": False, "cluster_resources": {"CPU": 2.0}, "nodes": []}.items():
+        monkeypatch.setattr(ray, name, lambda value=value: value)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    with pytest.raises(WrongUse, match="take --device cpu"), RayRunner(device="cuda"):
+        pass
+    assert ended == [True]
 
 
 def test_ray_is_imported_by_one_module_alone() -> None:
