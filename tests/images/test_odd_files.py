@@ -244,8 +244,9 @@ def test_a_folder_that_may_not_be_listed_is_named(
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert [source.id for source in find_images(tmp_path)] == ["a"]
+    with monkeypatch.context() as closed:  # the folder is removed after the test
+        closed.setattr(os, "scandir", scandir)
+        assert [source.id for source in find_images(tmp_path)] == ["a"]
     assert "closed" in caplog.text
     assert "Permission denied" in caplog.text
 
