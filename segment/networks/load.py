@@ -302,8 +302,9 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
 
 def _with_classes(card: Card, names: tuple[str, ...]) -> Card:
     """The card with a network's own class names, where it names none and its head has a class for each output."""
-    fits = card.head == "softmax" and len(names) == (len(card.palette) or len(names))
-    return card if card.classes or card.drop_outputs or not fits else replace(card, classes=names)
+    stated = card.classes or card.drop_outputs or card.head != "softmax"
+    of_other_number = card.palette and len(card.palette) != len(names)
+    return card if not names or stated or of_other_number else replace(card, classes=names)
 
 
 def _set_epsilons(module: nn.Module, card: Card) -> None:
