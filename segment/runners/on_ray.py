@@ -48,9 +48,9 @@ RETRIES = 3
 """How often a row is given to another process after one has ended."""
 
 NO_ROOM = (
-    "Ray's object store is full, and so, nearly, is the disk that it would spill to. Free some of the disk that holds "
-    "Ray's temporary folder, or give Ray another by RAY_TMPDIR; then give the command again, with --resume where it "
-    "wrote a run."
+    "Ray has no room for what its processes exchange: its memory for objects is full, and the disk that it would put "
+    "them on is nearly so. Free some of the disk that holds Ray's folder (/tmp/ray), or give "
+    "Ray another by RAY_TMPDIR; then give the command again, with --resume where it wrote a run."
 )
 
 FAN_IN = 8
@@ -261,7 +261,7 @@ class RayRunner:
 
     @contextmanager
     def _full_disk_in_words(self) -> Iterator[None]:
-        """Errors: WrongUse where neither Ray's object store nor the disk could take an object."""
+        """Errors: WrongUse where Ray had no room for an object, in memory or on the disk."""
         try:
             yield
         except self._no_room as error:
@@ -289,7 +289,7 @@ class RayRunner:
         items = [{"number": number, "units": pickle.dumps(list(row))} for number, row in enumerate(rows)]
         actors, path = min(self.actors, len(rows)), [folder or os.getcwd() for folder in sys.path]  # noqa: PTH109
         resources = {"num_cpus": 1, "num_gpus": self._gpus} if self._device == "cuda" else {"num_cpus": self._cpus}
-        with configured(self._data) as errors, self._full_disk_in_words():
+        with configured(self._data.DataContext.get_current()) as errors, self._full_disk_in_words():
             done = self._data.from_items(items, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
                 RowActor,
                 fn_constructor_args=([reference], path),

@@ -36,15 +36,12 @@ class _LoggedErrors(logging.Filter):
 
 
 @contextmanager
-def configured(data: Any) -> Iterator[list[BaseException]]:
-    """Ray Data (its module `data`) without bars and notes; a block whose process ended leaves the others alone.
+def configured(context: Any) -> Iterator[list[BaseException]]:
+    """Ray Data without bars and notes; a block whose process ended leaves the others alone.
 
     Gives the errors of such blocks, which Ray Data only logs; the list grows within the block.
     How often a task is tried again has no parameter of its own yet: the warning that it will is not for users.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the first context warns of Ray's own defaults
-        context = data.DataContext.get_current()
     wanted = {"enable_progress_bars": False, "max_errored_blocks": -1, "print_on_execution_start": False}
     before = {name: getattr(context, name) for name in wanted}
     everything, tasks = logging.getLogger("ray.data"), logging.getLogger(LOGGER_OF_TASKS)

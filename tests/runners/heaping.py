@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from segment.runners.quiet import QUIET
 
 STORE = 80 * 2**20
 """Bytes; Ray takes no fewer."""
@@ -21,22 +16,13 @@ PART = 12 * 2**20
 """Bytes of an object: several of them do not fit."""
 
 
-@contextmanager
-def small_ray(full: float) -> Iterator[Any]:
-    """Ray with a small store, on this machine; full: share of the disk in use from which it puts nothing there.
+def small_ray(full: float) -> dict[str, Any]:
+    """How to start a Ray of a small store; full: share of the disk in use from which Ray puts nothing there.
 
     At 1.0 the tests do not depend on what else is on the machine's disk.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    wanted: dict[str, Any] = {"object_store_memory": STORE, "include_dashboard": False, "log_to_driver": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import ray
-
-        ray.init("local", num_cpus=2, _system_config={"local_fs_capacity_threshold": full}, **wanted)
-        yield ray
-        ray.shutdown()
+    wanted = {"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False, "log_to_driver": False}
+    return wanted | {"_system_config": {"local_fs_capacity_threshold": full}}
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,15 +13,23 @@ from heaping import PART, Heaping, small_ray
 
 from segment.errors import WrongUse
 from segment.runners.on_ray import RayRunner
+from segment.runners.quiet import QUIET
 
 
 @pytest.fixture(scope="module")
 def no_room() -> Iterator[None]:
     """A Ray whose store is full, and that takes its disk for full."""
-    with small_ray(full=0.0) as ray:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        ray.init("local", **small_ray(full=0.0))
         held = [ray.put(np.zeros(PART, np.uint8)) for _ in range(5)]
         yield
         assert len(held) == 5
+        ray.shutdown()
 
 
 class Large(Heaping):

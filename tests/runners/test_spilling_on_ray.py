@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
+from segment.runners.quiet import QUIET
 
 COUNT = 12
 
@@ -28,7 +31,13 @@ COUNT = 12
 @pytest.fixture(scope="module")
 def small_store() -> Iterator[Callable[[], int]]:
     """A Ray whose store others have filled for three quarters; how many objects are on the disk."""
-    with small_ray(full=1.0) as ray:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        ray.init("local", **small_ray(full=1.0))
         session: Any = import_module("ray._private.worker").global_worker.node.get_session_dir_path()
         made = [np.full(PART, number, np.uint8) for number in range(5)]
         held = [ray.put(each) for each in made]
@@ -39,6 +48,7 @@ def small_store() -> Iterator[Callable[[], int]]:
         assert on_disk() == 0
         yield on_disk
         assert all(np.array_equal(ray.get(one), each) for one, each in zip(held, made, strict=True))
+        ray.shutdown()
 
 
 @pytest.mark.slow
